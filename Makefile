@@ -1,0 +1,39 @@
+# `make demo` and `make test` are all a newcomer needs; both set up what they use.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test lint types fuzz bench clean
+
+demo: $(READY)
+	@exec $(BIN)/queunir-trio demo $(DEMO)
+
+test: $(READY)
+	@exec $(BIN)/python -m tests $(TESTS)
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/flake8-async --error-on-warning=1 --disable=ASYNC109,ASYNC127,ASYNC910,ASYNC911 queunir_trio queunir_slice
+
+types: $(READY)
+	$(BIN)/mypy
+
+bench: $(READY)
+	$(BIN)/python -m benchmarks proxy sse
+
+# The lock file pins every package by hash; nothing outside it is installed.
+$(READY): requirements.lock setup.cfg pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $@
+
+lock:
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+		--extra dev --extra demo --no-config setup.cfg -o requirements.lock
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info

@@ -1,0 +1,1 @@
+"""What exists: values and rules, without input, output or Trio."""
