@@ -160,7 +160,7 @@ class _Reader:
 
     def networks(self, name: str, default: str) -> tuple[Network, ...]:
         found: list[Network] = []
-        for part in (self.text(name, default) or "").split(","):
+        for part in filter(None, (self.text(name, default) or "").split(",")):
             try:
                 found.append(ip_network(part.strip()))
             except ValueError:
@@ -187,7 +187,7 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         data_dir=reader.directory("DATA_DIR") or Path("/data"),
         frontend_dir=reader.directory("FRONTEND_DIR"),
         marketing_dir=reader.directory("MARKETING_DIR"),
-        trusted_proxies=reader.networks("TRUSTED_PROXIES", "127.0.0.1,::1"),
+        trusted_proxies=reader.networks("TRUSTED_PROXIES", "127.0.0.1,::1" if production else ""),
         log_format="json" if reader.choice("LOG_FORMAT", "json", ("json", "console")) == "json" else "console",
         log_level=reader.choice("LOG_LEVEL", "info", ("debug", "info", "warning", "error")),
         streams_per_user=reader.number("MAX_STREAMS_PER_USER", 20, 1, 100_000),

@@ -2,8 +2,6 @@
 -- The tables the older gateway made. On a new database they are created; on an old one every statement finds
 -- its work done and only what is missing is added. No column here is ever renamed or retyped.
 
-create schema if not exists gateway;
-
 create table if not exists gateway.users (
     id serial primary key,
     email text not null unique,

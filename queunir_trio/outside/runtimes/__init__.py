@@ -1,0 +1,1 @@
+"""What slices run in: one contract, and a module for each kind of home."""

@@ -1,0 +1,97 @@
+"""What the engine reports, on its way in: states go straight out as events, messages are stored first and told then."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from functools import partial
+from itertools import groupby
+from typing import Any, Final
+
+from queunir_slice import chats, contacts, engine, messages
+from queunir_slice.answers import as_json, rfc3339
+from queunir_slice.broadcast import Broadcaster
+from queunir_slice.connection import ConnectionRecord
+from queunir_slice.database import Database, DatabaseUnavailable
+from queunir_slice.engine import State
+from queunir_slice.outbox import Outbox
+
+WAITING_AT_MOST: Final = 1_000  # reports; beyond them the engine waits
+STORED_AT_ONCE: Final = 200  # reports
+RETRY_AFTER: Final = 1.0  # seconds
+
+
+def code_json(code: engine.Code) -> dict[str, Any]:
+    """A code as events and answers show it."""
+    return {"qr": code.text, "expires_at": rfc3339(code.expires_at), "n": code.number}
+
+
+class Relay:
+    """Hears the engine; nothing that arrived is told before it is stored, and nothing is lost while it can not be."""
+
+    def __init__(self, database: Database, broadcaster: Broadcaster, record: ConnectionRecord, outbox: Outbox) -> None:
+        self._database = database
+        self._broadcaster = broadcaster
+        self._record = record
+        self._outbox = outbox
+        self._reports: asyncio.Queue[engine.Received | engine.Acked] = asyncio.Queue(WAITING_AT_MOST)
+
+    async def hear(self, event: engine.Event) -> None:
+        """Takes one report of the engine; waits while too many wait to be stored."""
+        match event:
+            case engine.StateChanged(standing):
+                await self._enter(standing)
+            case engine.CodeShown(code):
+                await self._broadcaster.emit("wa:qr", code_json(code))
+            case engine.Authenticated():
+                await self._broadcaster.emit("wa:authenticated", {})
+            case engine.Synced(percent):
+                await self._broadcaster.emit("wa:sync", {"percent": percent})
+            case engine.Ready(phone_number):
+                await self._broadcaster.emit("wa:ready", {"phoneNumber": phone_number})
+            case engine.Disconnected(reason):
+                await self._broadcaster.emit("wa:disconnected", {"reason": reason})
+            case engine.Received() | engine.Acked():
+                await self._reports.put(event)
+
+    async def run(self) -> None:
+        """Stores and tells what was reported, until it is cancelled."""
+        while True:
+            batch = [await self._reports.get()]
+            while len(batch) < STORED_AT_ONCE and not self._reports.empty():
+                batch.append(self._reports.get_nowait())
+            for is_message, reports in groupby(batch, key=lambda report: isinstance(report, engine.Received)):
+                await self._take(list(reports), is_message)
+
+    async def _enter(self, standing: engine.Standing) -> None:
+        self._record.note(standing)
+        if standing.state is State.STARTING:
+            self._outbox.session_began()
+        self._outbox.nudge()
+        payload = {"state": standing.state.value, "reason": standing.reason, "since": rfc3339(standing.since)}
+        await self._broadcaster.emit("wa:state", payload)
+
+    async def _take(self, reports: list[Any], is_message: bool) -> None:
+        if is_message:
+            await _until_stored(lambda: self._take_messages(reports))
+            return
+        for acked in reports:
+            await _until_stored(partial(self._outbox.note_ack, acked.wa_id, acked.ack))
+
+    async def _take_messages(self, received: list[engine.Received]) -> None:
+        async with self._database.transaction() as queries:
+            new_contacts = await contacts.know_senders(queries, received)
+            changed_chats = await chats.show_received(queries, received)
+            new_messages = await messages.add_received(queries, received)
+        for contact in new_contacts:
+            await self._broadcaster.emit("wa:contact", as_json(contact))
+        for chat in changed_chats:
+            await self._broadcaster.emit("wa:chat", as_json(chat))
+        for message in new_messages:
+            await self._broadcaster.emit("wa:message", as_json(message))
+
+
+async def _until_stored(deed: Callable[[], Awaitable[None]]) -> None:
+    while True:
+        try:
+            return await deed()
+        except DatabaseUnavailable:
+            await asyncio.sleep(RETRY_AFTER)

@@ -1,0 +1,109 @@
+"""The composition root: everything a slice consists of is made here, once, and ended in the opposite order."""
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Final
+
+from aiohttp import web
+
+from queunir_slice import guard
+from queunir_slice.bodies import BODY_AT_MOST
+from queunir_slice.broadcast import Broadcaster, Greeting
+from queunir_slice.chat_routes import ChatRoutes
+from queunir_slice.connection import ConnectionRecord
+from queunir_slice.contact_routes import ContactRoutes
+from queunir_slice.database import Database, open_database
+from queunir_slice.logs import Log
+from queunir_slice.outbox import Outbox
+from queunir_slice.relay import Relay, code_json
+from queunir_slice.sending import Sender
+from queunir_slice.settings import Settings
+from queunir_slice.simulator import Simulator
+from queunir_slice.simulator_routes import SimulatorRoutes
+from queunir_slice.status_routes import StatusRoutes
+from queunir_slice.supervision import keep_running
+
+KEEP_ALIVE: Final = 120.0  # seconds, longer than the gateway keeps an idle connection
+DRAIN_WITHIN: Final = 2.0  # seconds for requests under way when the slice is told to stop, and again when cancelled
+
+log = Log(__name__)
+
+
+async def serve(settings: Settings) -> None:
+    """Runs a slice until SIGTERM or SIGINT; OSError if its port can not be had."""
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopped.set)
+    async with open_database(settings.database_url) as database:
+        await _Slice(settings, database).run(stopped)
+
+
+class _Slice:
+    """The parts and how they hang together."""
+
+    def __init__(self, settings: Settings, database: Database) -> None:
+        self._settings = settings
+        self._database = database
+        self._engine = Simulator(settings.simulator_seed, settings.simulator_speed)
+        self._broadcaster = Broadcaster()
+        self._record = ConnectionRecord(database)
+        self._outbox = Outbox(database, self._engine, self._broadcaster)
+        self._relay = Relay(database, self._broadcaster, self._record, self._outbox)
+
+    async def run(self, stopped: asyncio.Event) -> None:
+        """Serves until `stopped`: first the doors close, then the tasks end, then the database is let go."""
+        async with _listening(self._app(), self._broadcaster, self._settings), asyncio.TaskGroup() as tasks:
+            running = [
+                tasks.create_task(keep_running(name, session))
+                for name, session in (
+                    ("record", self._record.run),
+                    ("relay", self._relay.run),
+                    ("outbox", self._outbox.run),
+                    ("engine", self._run_engine),
+                )
+            ]
+            log.info("slice_started", slice_id=self._settings.slice_id, port=self._settings.port)
+            await stopped.wait()
+            for task in running:
+                task.cancel()
+        log.info("slice_stopped", slice_id=self._settings.slice_id)
+
+    async def _run_engine(self) -> None:
+        await self._engine.run(await self._record.load(), self._relay.hear)
+
+    def _app(self) -> web.Application:
+        app = web.Application(
+            middlewares=[guard.explain_problems, guard.key_keeper(self._settings.key)],
+            client_max_size=BODY_AT_MOST,
+        )
+        sender = Sender(self._database, self._engine, self._outbox)
+        StatusRoutes(self._settings.slice_id, self._engine, self._record, self._broadcaster).add_to(app.router)
+        ChatRoutes(self._database, sender, self._broadcaster).add_to(app.router)
+        ContactRoutes(self._database, self._broadcaster).add_to(app.router)
+        if not self._settings.production:
+            SimulatorRoutes(self._engine).add_to(app.router)
+        self._broadcaster.attach(app, self._greet)
+        return app
+
+    def _greet(self) -> Greeting | None:
+        """A client that comes while a code is on show hears it at once; one that finds it idle wakes it."""
+        self._engine.ask_for_code()
+        code = self._engine.standing.code
+        return None if code is None or self._engine.frozen else ("wa:qr", code_json(code))
+
+
+@asynccontextmanager
+async def _listening(app: web.Application, broadcaster: Broadcaster, settings: Settings) -> AsyncIterator[None]:
+    runner = web.AppRunner(
+        app, access_log=None, handle_signals=False, keepalive_timeout=KEEP_ALIVE, shutdown_timeout=DRAIN_WITHIN
+    )
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, settings.host, settings.port, reuse_address=True).start()
+        yield
+    finally:
+        await broadcaster.close()
+        await runner.cleanup()

@@ -1,0 +1,106 @@
+"""A client's connection from its first byte to its last: one request after another.
+
+Every way in which this can fail ends in exactly one of three things: a JSON error where nothing of an answer has been
+sent, a broken connection where something has, and silence where the client is no longer there.
+"""
+
+import socket
+
+import structlog
+
+from queunir_trio.front.answers import ALL_METHODS, error_answer
+from queunir_trio.front.carrying import Cut
+from queunir_trio.front.connection import ClientGone, Connection, Phase
+from queunir_trio.front.exchange import Exchange
+from queunir_trio.front.state import Front
+from queunir_trio.outside.sockets import close, reset, send_some
+from queunir_trio.wire.http import BadMessage, RequestHead
+
+log = structlog.get_logger()
+
+
+async def serve(front: Front, sock: socket.socket, peer: str) -> None:
+    """Serves one connection to its end; the socket is closed or handed over when this returns."""
+    connection = Connection(sock, peer.encode(), front.gate.is_trusted(peer), front.wheel, front.limits)
+    connection.is_last = front.draining
+    front.wheel.connections.add(connection)
+    try:
+        await _serve(front, connection)
+    except (ClientGone, Cut):
+        pass  # whether the client may take what it has for the whole is decided below
+    finally:
+        front.wheel.connections.discard(connection)
+        if connection.phase is Phase.ANSWERING:
+            reset(sock)
+        elif not connection.detached:
+            close(sock)
+
+
+async def _serve(front: Front, connection: Connection) -> None:
+    exchange: Exchange | None = None
+    try:
+        with connection.scope:
+            while not connection.is_last and (head := await _next_head(front, connection)) is not None:
+                exchange = Exchange(front, connection, head)
+                if not await exchange.run() or connection.is_last:
+                    return await _part(connection)
+                exchange = None
+        if connection.overdue:
+            await _give_up(front, connection, exchange, _overdue_code(connection, exchange))
+    except (ClientGone, Cut):
+        raise
+    except Exception:
+        # a fault of ours ends this connection and no other
+        log.exception("connection_crashed", ip=connection.peer.decode())
+        await _give_up(front, connection, exchange, "internal_error")
+
+
+async def _part(connection: Connection) -> None:
+    if not connection.detached:
+        await connection.linger()
+
+
+async def _next_head(front: Front, connection: Connection) -> RequestHead | None:
+    try:
+        return await connection.next_head()
+    except BadMessage as bad:
+        connection.enter(Phase.ANSWERING, connection.limits.body)
+        await connection.send(_unasked(front, connection, bad.code, bad.status, bad.reason))
+        await connection.linger()
+        return None
+
+
+def _overdue_code(connection: Connection, exchange: Exchange | None) -> str | None:
+    if connection.phase is Phase.HEAD or connection.phase is Phase.BODY:
+        return "request_timeout"
+    if connection.phase is Phase.WAITING and exchange is not None:
+        return "slice_timeout" if exchange.route else "unavailable"
+    return None
+
+
+async def _give_up(front: Front, connection: Connection, exchange: Exchange | None, code: str | None) -> None:
+    """The error that ends the connection: said without waiting, and only where no answer has begun."""
+    if code is None or connection.has_answered or connection.detached:
+        return
+    if exchange is not None:
+        exchange.report(code)
+        answer = exchange.error(code)
+    else:
+        answer = _unasked(front, connection, code)
+    try:
+        send_some(connection.sock, answer)
+    except OSError:
+        return
+    await connection.linger()
+
+
+def _unasked(front: Front, connection: Connection, code: str, status: int = 0, sentence: str = "") -> bytes:
+    """An error for what never became a request, after which the connection closes."""
+    request_id = front.next_id()
+    front.refusals[code] += 1
+    ip = connection.peer.decode()
+    log.info("bad_request", code=code, detail=sentence, request_id=request_id.decode(), ip=ip)
+    lines = b"x-request-id: %b\r\n" % request_id
+    if code == "method_not_allowed":
+        lines += ALL_METHODS
+    return error_answer(code, False, lines, request_id, status, sentence)

@@ -1,0 +1,98 @@
+"""Bringing a slice's process or container to what is wanted of it: running and well, or stopped."""
+
+from typing import Final
+from urllib.parse import quote, urlencode
+
+import trio
+
+from queunir_trio.errors import Lost
+from queunir_trio.model.slices import HEALTH_ASKED_EVERY, HEALTHY_WITHIN, Names, Slice
+from queunir_trio.operations.steps import Resources, Step, carry_out
+from queunir_trio.outside.runtimes.contract import InstanceSpec
+from queunir_trio.outside.slice_control import SliceUnreachable
+from queunir_trio.settings import DatabaseSettings
+from queunir_trio.store import slices
+
+FIRST_ASKED_AFTER: Final = 0.1  # seconds; the pause then grows up to HEALTH_ASKED_EVERY
+PAUSE_GROWS_BY: Final = 1.5
+
+
+class NeverHealthy(Lost):
+    """The slice was started and did not become healthy."""
+
+
+async def start(resources: Resources, slice_: Slice) -> None:
+    """Starts what should run and waits until it is well; a running one is merely asked. StepFailed."""
+    await carry_out(resources, slice_, "start", START)
+
+
+async def stop(resources: Resources, slice_: Slice) -> None:
+    """Stops what should not run and keeps its data. StepFailed."""
+    await carry_out(resources, slice_, "stop", STOP)
+
+
+async def ensure_instance(resources: Resources, slice_: Slice) -> None:
+    """The slice's process or container runs."""
+    await resources.runtime.ensure(spec_of(resources, slice_))
+
+
+def spec_of(resources: Resources, slice_: Slice) -> InstanceSpec:
+    """All that a runtime must know to start this slice."""
+    names = resources.names(slice_)
+    return InstanceSpec(
+        num=resources.number(slice_),
+        slice_id=slice_.id,
+        uuid=slice_.uuid,
+        host=slice_.host,
+        port=slice_.port,
+        directory=names.directory,
+        image=slice_.image,
+        database_url=database_url(resources.where, names, resources.database_password(slice_)),
+        key=resources.address(slice_).key,
+        production=resources.production,
+    )
+
+
+async def wait_until_healthy(resources: Resources, slice_: Slice) -> None:
+    """Asks until the slice answers that it is well. NeverHealthy; WrongSlice: somebody else answers in its place."""
+    address, num = resources.address(slice_), resources.number(slice_)
+    pause, last = FIRST_ASKED_AFTER, "it was not asked"
+    with trio.move_on_after(HEALTHY_WITHIN):
+        while True:
+            try:
+                await resources.control.health(address)
+            except SliceUnreachable as unreachable:
+                last = str(unreachable)
+            else:
+                return
+            found = await resources.runtime.inspect(num)
+            if found is None or not found.running:
+                raise NeverHealthy("the slice ended while it was starting")
+            await trio.sleep(pause)
+            pause = min(pause * PAUSE_GROWS_BY, HEALTH_ASKED_EVERY)
+    raise NeverHealthy(f"not healthy within {HEALTHY_WITHIN:.0f} s: {last}")
+
+
+async def record_health(resources: Resources, slice_: Slice) -> None:
+    """Writes down that the slice was well a moment ago."""
+    await slices.record_health(resources.db, [slice_.id])
+
+
+async def _stop_instance(resources: Resources, slice_: Slice) -> None:
+    await resources.runtime.stop(resources.number(slice_), slice_.uuid)
+
+
+def database_url(where: DatabaseSettings, names: Names, password: str) -> str:
+    """How a slice reaches its own database: by the socket's directory, or by host and port where there is none."""
+    who = f"{quote(names.role, safe='')}:{quote(password, safe='')}"
+    database = quote(names.database, safe="")
+    if where.host.startswith("/"):
+        return f"postgresql://{who}@/{database}?{urlencode({'host': where.host, 'port': where.port})}"
+    host = f"[{where.host}]" if ":" in where.host else where.host
+    return f"postgresql://{who}@{host}:{where.port}/{database}"
+
+
+INSTANCE: Final = Step("instance", ensure_instance, 60, "Starting your workspace")
+HEALTH: Final = Step("health", wait_until_healthy, 70, "Waiting for your workspace to answer")
+START: Final = (INSTANCE, HEALTH, Step("recorded", record_health, 100, "Your workspace runs"))
+STOP: Final = (Step("instance", _stop_instance, 50, "Stopping the workspace"),)

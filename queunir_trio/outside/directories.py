@@ -1,0 +1,143 @@
+"""A slice's own directories: made whole or not at all, and removed without ever following a link out of them.
+
+A directory carries its slice's uuid in a file, so that one which belongs to somebody else is neither used nor
+deleted. It is built, and taken apart, under a name with the uuid in it: a crash in between leaves something whose
+owner is known.
+"""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Final
+from uuid import UUID
+
+import trio
+
+from queunir_trio.errors import Refused
+
+LABEL: Final = ".slice"  # the file that holds the uuid
+PARTS: Final = ("media", "session")
+PRIVATE: Final = 0o700
+
+_limiter: Final = trio.CapacityLimiter(4)  # threads that may wait for the disk at once
+
+
+class DirectoryConflict(Refused):
+    """The place is taken by something that does not carry this slice's uuid."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__("conflict", f"The directory {directory.name} belongs to another slice. Look at it by hand.")
+
+
+async def ensure(base: Path, directory: Path, uuid: UUID) -> None:
+    """Makes `directory` (an immediate child of `base`) with its media and session. DirectoryConflict; OSError."""
+    await trio.to_thread.run_sync(_ensure, base, directory, uuid, limiter=_limiter)
+
+
+async def remove(base: Path, directory: Path, uuid: UUID) -> None:
+    """Removes this slice's directory and all in it; somebody else's is left alone. OSError: it could not be."""
+    await trio.to_thread.run_sync(_remove, base, directory, uuid, limiter=_limiter)
+
+
+async def exists(base: Path, directory: Path, uuid: UUID) -> bool:
+    """Whether anything of this slice's is left on the disk, in place or half made or half removed."""
+    return await trio.to_thread.run_sync(_exists, base, directory, uuid, limiter=_limiter)
+
+
+async def is_foreign(base: Path, directory: Path, uuid: UUID) -> bool:
+    """Whether something is in its place that does not carry this slice's uuid."""
+    return await trio.to_thread.run_sync(_is_foreign, base, directory, uuid, limiter=_limiter)
+
+
+def _ensure(base: Path, directory: Path, uuid: UUID) -> None:
+    base.mkdir(mode=PRIVATE, parents=True, exist_ok=True)
+    with _opened(base, directory) as parent:
+        assert parent is not None, "it was made a moment ago"
+        if _is_there(parent, directory.name):
+            if _label(parent, directory.name) != str(uuid):
+                raise DirectoryConflict(directory)
+            return
+        apart = _name_apart(directory, uuid)
+        with suppress(FileExistsError):
+            os.mkdir(apart, PRIVATE, dir_fd=parent)
+        for part in PARTS:
+            with suppress(FileExistsError):
+                os.mkdir(f"{apart}/{part}", PRIVATE, dir_fd=parent)
+        label = os.open(f"{apart}/{LABEL}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600, dir_fd=parent)
+        with open(label, "w", encoding="ascii") as file:
+            file.write(str(uuid))
+        os.rename(apart, directory.name, src_dir_fd=parent, dst_dir_fd=parent)
+
+
+def _remove(base: Path, directory: Path, uuid: UUID) -> None:
+    with _opened(base, directory) as parent:
+        if parent is None:
+            return
+        apart = _name_apart(directory, uuid)
+        _delete(parent, apart)
+        if _label(parent, directory.name) == str(uuid):
+            os.rename(directory.name, apart, src_dir_fd=parent, dst_dir_fd=parent)
+            _delete(parent, apart)
+
+
+def _exists(base: Path, directory: Path, uuid: UUID) -> bool:
+    with _opened(base, directory) as parent:
+        return parent is not None and (
+            _is_there(parent, _name_apart(directory, uuid)) or _label(parent, directory.name) == str(uuid)
+        )
+
+
+def _is_foreign(base: Path, directory: Path, uuid: UUID) -> bool:
+    with _opened(base, directory) as parent:
+        return parent is not None and _is_there(parent, directory.name) and _label(parent, directory.name) != str(uuid)
+
+
+@contextmanager
+def _opened(base: Path, directory: Path) -> Iterator[int | None]:
+    """A handle on `base`; every name is then taken relative to it, so none can lead anywhere else."""
+    if directory.parent != base or directory.name.startswith("."):
+        raise ValueError(f"{directory} is not a plain child of {base}")
+    try:
+        handle = os.open(base, os.O_RDONLY | os.O_DIRECTORY)
+    except FileNotFoundError:
+        yield None
+        return
+    try:
+        yield handle
+    finally:
+        os.close(handle)
+
+
+def _name_apart(directory: Path, uuid: UUID) -> str:
+    return f".{directory.name}.{uuid}"
+
+
+def _is_there(parent: int, name: str) -> bool:
+    try:
+        os.lstat(name, dir_fd=parent)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _label(parent: int, name: str) -> str | None:
+    """The uuid a directory carries; None for none, for a link, and for what is no directory."""
+    try:
+        directory = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
+    except OSError:
+        return None
+    try:
+        with open(os.open(LABEL, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=directory), encoding="ascii") as file:
+            return file.read(64).strip()
+    except (OSError, UnicodeDecodeError):
+        return None
+    finally:
+        os.close(directory)
+
+
+def _delete(parent: int, name: str) -> None:
+    assert shutil.rmtree.avoids_symlink_attacks, "this platform can not delete a tree safely"
+    with suppress(FileNotFoundError):
+        shutil.rmtree(name, dir_fd=parent)

@@ -1,0 +1,94 @@
+"""What a home of slices must be able to do, whatever it is made of.
+
+Every method may be called again after a crash at any moment: `ensure` goes on with what it finds, `stop` and `remove`
+are content with what is already gone. An instance is known by its number and proven by its uuid: one that carries
+another uuid is never touched and never taken over.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Protocol
+from uuid import UUID
+
+from queunir_trio.errors import Lost, Refused
+
+STOPPED_WITHIN: Final = 10.0  # seconds from SIGTERM to SIGKILL
+
+
+class RuntimeUnavailable(Lost):
+    """The runtime did not answer, or what was ordered can not be proven to have happened; asking again may help."""
+
+
+class InstanceConflict(Refused):
+    """An instance of this number runs already and carries another slice's uuid."""
+
+    def __init__(self, num: int) -> None:
+        super().__init__("conflict", f"An instance with number {num} belongs to another slice. Look at it by hand.")
+
+
+class PortTaken(Refused):
+    """Something else listens where the slice should."""
+
+    def __init__(self, host: str, port: int) -> None:
+        super().__init__("port_taken", f"Another program holds port {port} on {host}.")
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceSpec:
+    """All that is needed to start a slice; the secrets are handed over in files, never in the environment."""
+
+    num: int
+    slice_id: int
+    uuid: UUID
+    host: str
+    port: int
+    directory: Path  # holds media/ and session/
+    image: str | None
+    database_url: str = field(repr=False)
+    key: str = field(repr=False)
+    production: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """A process or container as it was found. `pid` and `started` (kernel clock ticks) only where it is a process."""
+
+    num: int
+    uuid: UUID
+    running: bool
+    pid: int | None = None
+    started: int | None = None
+    image: str | None = None
+
+
+class Runtime(Protocol):
+    """A home of slices. RuntimeUnavailable: it did not answer in time."""
+
+    async def ensure(self, spec: InstanceSpec) -> Instance:
+        """The running instance of `spec`: found, or started. InstanceConflict, PortTaken: it can not be."""
+        ...
+
+    async def stop(self, num: int, uuid: UUID, within: float = STOPPED_WITHIN) -> None:
+        """Ends the instance and returns when it is proven gone; after `within` seconds it is no longer asked."""
+        ...
+
+    async def remove(self, num: int, uuid: UUID) -> None:
+        """Leaves nothing of the instance; stops it first where it still runs."""
+        ...
+
+    async def inspect(self, num: int) -> Instance | None:
+        """What there is under this number, running or not, whosever it is."""
+        ...
+
+    async def listed(self) -> list[Instance]:
+        """Every instance there is, running or not; cheap enough to be asked every second."""
+        ...
+
+    async def tidy(self, keep: Collection[UUID]) -> None:
+        """Clears away what instances outside `keep` left behind if they run no more, and shortens grown logs."""
+        ...
+
+    async def stop_all(self, within: float = STOPPED_WITHIN) -> None:
+        """Ends every instance, all at once: the last act of a demonstration, never of a service."""
+        ...

@@ -1,0 +1,41 @@
+"""A front that listens, for every test that wants one."""
+
+from collections.abc import AsyncIterator, Iterator, MutableMapping
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Protocol
+
+import pytest
+from structlog.testing import capture_logs
+
+from tests.front.house import House, open_house
+
+
+class OpenHouse(Protocol):
+    def __call__(self, *arguments: Any, **options: Any) -> AbstractAsyncContextManager[House]: ...
+
+
+@pytest.fixture
+def opened() -> Iterator[OpenHouse]:
+    """Opens houses with other limits or settings than usual."""
+    with TemporaryDirectory(prefix="front") as directory:  # short: a Unix socket's path has 107 bytes
+
+        def open_one(*arguments: Any, **options: Any) -> AbstractAsyncContextManager[House]:
+            return open_house(Path(directory), *arguments, **options)
+
+        yield open_one
+
+
+@pytest.fixture
+async def house(opened: OpenHouse) -> AsyncIterator[House]:
+    """A house as usual."""
+    async with opened() as open_:
+        yield open_
+
+
+@pytest.fixture
+def logged() -> Iterator[list[MutableMapping[str, Any]]]:
+    """What was logged so far."""
+    with capture_logs() as lines:
+        yield lines

@@ -1,0 +1,138 @@
+"""Hashing: what is accepted, that the work is always the same, and what happens under load."""
+
+import threading
+
+import bcrypt
+import pytest
+import trio
+import trio.testing
+
+from queunir_trio.outside import passwords
+from queunir_trio.outside.passwords import COST, Hasher, HashesBusy, Verdict
+
+CHEAP = 4
+
+
+def stored(password: bytes, cost: int = CHEAP) -> str:
+    return bcrypt.hashpw(password, bcrypt.gensalt(cost)).decode()
+
+
+async def test_a_password_is_known_again_and_another_is_not() -> None:
+    hasher = Hasher(CHEAP)
+    hashed = await hasher.hash(b"correct horse")
+    assert hashed.startswith("$2b$04$")
+    assert await hasher.check("correct horse", hashed) is Verdict.RIGHT
+    assert await hasher.check("correct horsf", hashed) is Verdict.WRONG
+
+
+async def test_the_cost_is_twelve_unless_a_test_says_otherwise() -> None:
+    assert (await Hasher().hash(b"correct horse")).startswith("$2b$12$")
+    assert COST == 12
+
+
+@pytest.mark.parametrize("prefix", ["$2a", "$2b", "$2y"])
+async def test_hashes_of_the_older_gateway_are_understood(prefix: str) -> None:
+    old = prefix + stored("contraseña".encode())[3:]
+    assert await Hasher(CHEAP).check("contraseña", old) is Verdict.RIGHT
+
+
+@pytest.mark.parametrize(
+    ("password", "hashed", "verdict"),
+    [
+        ("whatever", None, Verdict.WRONG),
+        ("x" * 73, stored(b"x" * 72), Verdict.WRONG),
+        ("😀" * 19, stored(b"x" * 72), Verdict.WRONG),
+        ("\ud800", stored(b"x"), Verdict.WRONG),
+        ("", stored(b"x"), Verdict.WRONG),
+        ("whatever", "", Verdict.HASH_INVALID),
+        ("whatever", "md5:abcdef", Verdict.HASH_INVALID),
+        ("whatever", stored(b"whatever")[:-1], Verdict.HASH_INVALID),
+        ("whatever", stored(b"whatever") + "x", Verdict.HASH_INVALID),
+        ("whatever", "$2b$31$" + "." * 53, Verdict.HASH_INVALID),
+        ("whatever", "$2b$03$" + "." * 53, Verdict.HASH_INVALID),
+        ("whatever", "$2b$04$" + "é" * 53, Verdict.HASH_INVALID),
+    ],
+)
+async def test_every_answer_costs_exactly_one_hash_of_full_cost(
+    password: str, hashed: str | None, verdict: Verdict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[bytes] = []
+    real = bcrypt.checkpw
+
+    def counted(given: bytes, against: bytes) -> bool:
+        calls.append(against)
+        return real(given, against)
+
+    monkeypatch.setattr(passwords.bcrypt, "checkpw", counted)
+    hasher = Hasher(CHEAP)
+    assert await hasher.check(password, hashed) is verdict
+    assert [call[:7] for call in calls] == [b"$2b$04$"]
+    assert hasher.work == 1
+
+
+async def test_the_dummy_matches_nothing_even_for_who_is_not_there() -> None:
+    hasher = Hasher(CHEAP)
+    assert await hasher.check("not the password of anybody", None) is Verdict.WRONG
+
+
+async def test_a_hash_that_only_bcrypt_finds_malformed_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: bytes, __: bytes) -> bool:
+        raise ValueError("Invalid salt")
+
+    monkeypatch.setattr(passwords.bcrypt, "checkpw", refuse)
+    assert await Hasher(CHEAP).check("whatever", stored(b"whatever")) is Verdict.WRONG
+
+
+async def test_beyond_the_waiting_room_one_is_told_to_come_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    gate = threading.Event()
+    at_once, highest, both = 0, 0, trio.Event()
+    lock = threading.Lock()
+
+    def slow(_: bytes, __: bytes) -> bool:
+        nonlocal at_once, highest
+        with lock:
+            at_once += 1
+            highest = max(highest, at_once)
+        if at_once == 2:
+            trio.from_thread.run_sync(both.set)
+        gate.wait(10)
+        with lock:
+            at_once -= 1
+        return False
+
+    monkeypatch.setattr(passwords.bcrypt, "checkpw", slow)
+    hasher = Hasher(CHEAP, threads=2, waiting_at_most=3)
+    outcomes: list[str] = []
+
+    async def one() -> None:
+        try:
+            outcomes.append((await hasher.check("whatever", None)).value)
+        except HashesBusy as busy:
+            outcomes.append(f"busy {busy.retry_after}")
+
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            for _ in range(30):
+                nursery.start_soon(one)
+            await trio.testing.wait_all_tasks_blocked()
+            assert outcomes == ["busy 3"] * 25
+            assert repr(hasher) == "<Hasher cost 4, 2 at work, 3 waiting>"
+            await both.wait()
+            gate.set()
+    assert outcomes.count("wrong") == 5
+    assert highest == 2
+
+
+async def test_who_goes_away_is_not_waited_for_but_keeps_the_thread_until_it_is_done(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    gate = threading.Event()
+    monkeypatch.setattr(passwords.bcrypt, "checkpw", lambda _, __: gate.wait(10))
+    hasher = Hasher(CHEAP, threads=1)
+    with trio.fail_after(5):
+        with trio.move_on_after(0.05) as gone:
+            await hasher.check("whatever", None)
+        assert gone.cancelled_caught
+        assert "1 at work" in repr(hasher)
+        gate.set()
+        assert await hasher.check("whatever", None) is Verdict.WRONG
