@@ -67,6 +67,7 @@ class Exchange:
             await self._answer(preflight_answer(origin or b"", self.request_id, go_on))
             return go_on
         except NotAdmitted as refused:
+            self.route = self.route or refused.route
             return await self._refuse(refused.code, lines=refused.lines)
         except BadMessage as bad:
             return await self._refuse(bad.code, bad.status, bad.reason)

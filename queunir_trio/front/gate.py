@@ -30,12 +30,13 @@ class Kind(Enum):
 
 
 class NotAdmitted(Exception):
-    """The request goes nowhere: the code of the error, and header lines to add to it."""
+    """The request goes nowhere: the code of the error, header lines to add to it, and whose request it was."""
 
-    def __init__(self, code: str, lines: bytes = b"") -> None:
+    def __init__(self, code: str, lines: bytes = b"", route: Route | None = None) -> None:
         super().__init__(code)
         self.code = code
         self.lines = lines
+        self.route = route
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +108,7 @@ class Gate:
             return await self._judge_stream(head, token)
         route = await self._route(head, token)
         if route.refusal is not None:
-            raise NotAdmitted(route.refusal)
+            raise NotAdmitted(route.refusal, route=route)
         return Kind.SLICE, route
 
     async def _judge_stream(self, head: RequestHead, token: bytes | None) -> tuple[Kind, Route]:
@@ -117,7 +118,7 @@ class Gate:
             raise NotAdmitted("csrf")
         route = await self._route(head, token)
         if route.refusal is not None and route.refusal != "no_slice":
-            raise NotAdmitted(route.refusal)
+            raise NotAdmitted(route.refusal, route=route)
         return Kind.STREAM, route
 
     async def _route(self, head: RequestHead, token: bytes | None) -> Route:

@@ -11,8 +11,8 @@ FORGIVEN_AFTER: Final = 2 * LONGEST_PAUSE  # seconds without an attempt
 class Attempts:
     """Counts attempts that follow each other closely. `due` is the time before which there should be no other."""
 
-    def __init__(self, longest: float = LONGEST_PAUSE) -> None:
-        self._longest = longest
+    def __init__(self, longest: float | None = None) -> None:
+        self._longest = LONGEST_PAUSE if longest is None else longest
         self._last = float("-inf")
         self.count = 0
         self.due = float("-inf")

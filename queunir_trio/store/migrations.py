@@ -66,7 +66,7 @@ async def pending(where: DatabaseSettings) -> list[str]:
     """The names of the files that are not applied yet; all of them where the database is missing."""
     every = migrations("gateway")
     try:
-        async with open_connection(where) as connection:
+        async with open_connection(where, as_admin=True) as connection:
             return [migration.name for migration in await _missing(connection, "gateway", every)]
     except (DatabaseMissing, NotPermitted):
         return [migration.name for migration in every]

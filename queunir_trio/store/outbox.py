@@ -103,8 +103,9 @@ async def seconds_to_next(db: Queries, kinds: Sequence[str] | None = None) -> fl
     seconds: float | None = await db.fetchval(
         """
         select extract(epoch from min(next_attempt_at) - gateway.clock())::float8
-        from gateway.outbox where sent_at is null
-        """
+        from gateway.outbox where sent_at is null and ($1::text[] is null or kind = any($1))
+        """,
+        kinds,
     )
     return seconds
 

@@ -5,11 +5,10 @@ import secrets
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import httpx
 import psutil
@@ -34,11 +33,18 @@ class Gateway:
     process: subprocess.Popen[bytes] | None = None
     url: str = ""
     admin_key: str = ""
-    children: list[int] = field(default_factory=list)
+    browsers: list[Browser] = field(default_factory=list)
 
     async def start(self) -> None:
+        self.process = self._begin()
+        with trio.fail_after(STARTED_WITHIN):
+            while not await self._is_live():
+                assert self.process.poll() is None, self.log.read_text()
+                await trio.sleep(0.05)
+
+    def _begin(self) -> subprocess.Popen[bytes]:
         with self.log.open("ab") as output:
-            self.process = subprocess.Popen(
+            return subprocess.Popen(
                 [sys.executable, "-m", "queunir_trio", "serve"],
                 env=self.environment,
                 stdin=subprocess.DEVNULL,
@@ -46,10 +52,6 @@ class Gateway:
                 stderr=output,
                 start_new_session=True,
             )
-        with trio.fail_after(STARTED_WITHIN):
-            while not await self._is_live():
-                assert self.process.poll() is None, self.log.read_text()
-                await trio.sleep(0.05)
 
     async def _is_live(self) -> bool:
         try:
@@ -66,7 +68,9 @@ class Gateway:
             return await trio.to_thread.run_sync(self.process.wait)
 
     def browser(self) -> Browser:
-        return Browser(self.url)
+        """A new customer; closed with the gateway."""
+        self.browsers.append(Browser(self.url))
+        return self.browsers[-1]
 
     @asynccontextmanager
     async def admin(self) -> AsyncIterator[httpx.AsyncClient]:
@@ -88,7 +92,8 @@ class Gateway:
                 command, environment = process.cmdline(), process.environ()
             except psutil.Error:
                 continue
-            if "queunir_slice" in command and environment.get("SESSION_DIR", "").startswith(self.environment["DATA_DIR"]):
+            ours = environment.get("SESSION_DIR", "").startswith(self.environment["DATA_DIR"])
+            if ours and "queunir_slice" in command:
                 process.kill()
 
 
@@ -101,6 +106,8 @@ async def gateway(
     try:
         yield made
     finally:
+        for browser in made.browsers:
+            await browser.client.aclose()
         if made.process is not None and made.process.poll() is None:
             made.process.kill()
             made.process.wait()

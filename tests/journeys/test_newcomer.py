@@ -8,10 +8,6 @@ from tests.journeys.conftest import Gateway
 ANNA = "34600000001@c.us"
 
 
-def of_chat(wa_id: str, name: str) -> "object":
-    return lambda event: event.name == name and event.data.get("chat_wa_id") == wa_id
-
-
 async def test_from_sign_up_to_a_message_that_is_read(gateway: Gateway) -> None:
     await gateway.start()
     await gateway.wait_for_pool()
@@ -51,6 +47,7 @@ async def test_a_killed_slice_comes_back_and_the_stream_goes_on_with_an_explicit
     browser = gateway.browser()
     await browser.register("ana@example.com")
     async with browser.events() as events:
+        await events.named("wa:qr")
         await browser.simulate("scan")
         await events.named("wa:ready")
         await browser.simulate("message", **{"from": ANNA, "body": "before"})
@@ -80,10 +77,11 @@ async def test_slices_outlive_the_gateway_and_browsers_resume(gateway: Gateway) 
     await gateway.wait_for_pool()
     browser = gateway.browser()
     await browser.register("ana@example.com")
-    await browser.simulate("scan")
     uptime = (await browser.client.get("/api/health")).json()["uptime"]
     async with browser.events() as events:
-        await events.named("wa:catchup")
+        await events.named("wa:qr")
+        await browser.simulate("scan")
+        await events.named("wa:ready")
         assert await gateway.stop() == 0
         await events.end()
         last = [event.id for event in events.history if event.id][-1]

@@ -201,7 +201,8 @@ def running(database: SliceDatabase, port: int, *, sound: bool = True, **setting
         try:
             until(lambda: _is_healthy(running_slice))
             yield running_slice
-            assert running_slice.stop() == 0, running_slice.log_text()
+            if process.poll() is None:  # else the test ended it itself
+                assert running_slice.stop() == 0, running_slice.log_text()
         finally:
             process.kill()
             process.wait()
@@ -265,6 +266,28 @@ async def listening(candidate: Slice, headers: dict[str, str] | None = None) -> 
         yield Listener(socket)
 
 
+@asynccontextmanager
+async def deaf_client(candidate: Slice) -> AsyncIterator[int]:
+    """A client that says hello over a websocket and never reads on; gives its own port."""
+    async with await trio.open_tcp_stream("127.0.0.1", candidate.port) as stream:
+        stream.socket.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_RCVBUF, 4096)
+        handshake = (
+            "GET /socket.io/?EIO=4&transport=websocket HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\n"
+            "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==\r\n"
+            f"X-Slice-Key: {KEY}\r\n\r\n"
+        )
+        await stream.send_all(handshake.encode() + bytes([0x81, 0x82, 0, 0, 0, 0]) + b"40")
+        with trio.fail_after(WITHIN):
+            assert (await stream.receive_some(16)).startswith(b"HTTP/1.1 101")
+        yield stream.socket.getsockname()[1]
+
+
+@pytest.fixture
+def connect_deaf() -> Callable[..., Any]:
+    """`async with connect_deaf(slice) as own_port`."""
+    return deaf_client
+
+
 @pytest.fixture
 def listen() -> Callable[..., Any]:
     """`async with listen(slice) as listener`."""
@@ -310,8 +333,13 @@ def shared_slice(slice_template: DatabaseServer) -> Iterator[Slice]:
 
 @pytest.fixture
 def crm(shared_slice: Slice) -> Slice:
-    """The shared slice, paired and without a single row of the CRM."""
+    """The shared slice, paired, at rest, and without a single row of the CRM."""
     shared_slice.wait_for_state("ready")
+    until(lambda: not shared_slice.database.run("select from messages where queued"))
     until(lambda: shared_slice.get("/api/simulator").json()["waiting"] == 0)
+    # what was reported is stored in order: after this one, nothing of an earlier test is on its way
+    last = f"1555999{next(_numbers)}@c.us"
+    shared_slice.post("/api/simulator/message", {"from": last, "body": "the last one"})
+    until(lambda: bool(shared_slice.messages(last)))
     shared_slice.database.run("truncate contacts, chats, messages, media_files restart identity cascade")
     return shared_slice

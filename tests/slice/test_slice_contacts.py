@@ -18,7 +18,8 @@ def ana(crm: Any) -> Any:
 def test_contacts_come_by_the_name_they_are_known_by(crm: Any) -> None:
     crm.database.run(
         "insert into contacts (wa_id, saved_name, full_name, push_name, phone_number) values "
-        "('1@c.us', 'delta', 'a', 'a', '1'), ('2@c.us', null, 'Bravo', 'z', '2'), ('3@c.us', null, null, 'charlie', '3'),"
+        "('1@c.us', 'delta', 'a', 'a', '1'), ('2@c.us', null, 'Bravo', 'z', '2'),"
+        "('3@c.us', null, null, 'charlie', '3'),"
         "('4@c.us', null, null, null, '4'), ('5@c.us', 'Charlie', null, null, '5'), ('z@lid', null, null, null, null)"
     )
     shown: list[str] = []

@@ -10,7 +10,6 @@ import httpx
 import psutil
 import pytest
 import socketio
-import trio
 
 ANA = "34600111222@c.us"
 KEY = "k" * 64
@@ -178,23 +177,14 @@ async def _hear_one_message(port: int, transports: list[str] | None, heard: "que
         # not disconnected politely: by polling, that waits for the server's next word
 
 
-async def test_a_client_that_does_not_read_is_let_go_and_slows_nobody(crm: Any, listen: Any, wait_until: Any) -> None:
-    async with listen(crm) as reader:
-        stalled = await trio.open_tcp_stream("127.0.0.1", crm.port)
-        stalled.socket.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_RCVBUF, 4096)
-        request = (
-            "GET /socket.io/?EIO=4&transport=websocket HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\n"
-            "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==\r\n"
-            f"X-Slice-Key: {KEY}\r\n\r\n"
-        )
-        await stalled.send_all(request.encode() + bytes([0x81, 0x82, 0, 0, 0, 0]) + b"40")
-        assert await stalled.receive_some(16)
+async def test_a_client_that_does_not_read_is_let_go_and_slows_nobody(
+    crm: Any, listen: Any, connect_deaf: Any, wait_until: Any
+) -> None:
+    async with listen(crm) as reader, connect_deaf(crm) as deaf_port:
         crm.post("/api/simulator/flood", {"count": 12_000, "per_second": 100_000})
         await reader.wait_for("wa:message", body="flood 12000 of 12000")
         assert "stalled_client_let_go" in crm.log_text()
-        own_port = stalled.socket.getsockname()[1]
-        wait_until(lambda: own_port not in _peers(crm.process.pid))
-        await stalled.aclose()
+        wait_until(lambda: deaf_port not in _peers(crm.process.pid))
 
 
 def _peers(pid: int) -> set[int]:

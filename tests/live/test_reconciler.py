@@ -1,0 +1,484 @@
+"""What is wanted and what is come to agree by themselves, after whatever happened."""
+
+import os
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+import trio
+
+from queunir_trio.live import attempts, reconciler, warm_pool
+from queunir_trio.live.reconciler import Reconciler
+from queunir_trio.model.slices import Slice, Status, Wanted
+from queunir_trio.operations import assignment, destruction, provisioning
+from queunir_trio.operations.starting import spec_of
+from queunir_trio.outside.runtimes.contract import Instance
+from queunir_trio.outside.runtimes.process import ProcessRuntime
+from queunir_trio.outside.slice_control import SliceUnreachable, WrongSlice
+from queunir_trio.settings import DatabaseSettings
+from queunir_trio.store import slices
+from queunir_trio.store.bridge import Database
+from queunir_trio.store.slices import StaleLeader
+from tests.doubles.premises import Answers, Killed, Premises, open_premises, stub_command
+from tests.doubles.runtime import MemoryRuntime
+
+Condition = Callable[[], Awaitable[object]]
+
+
+@pytest.fixture
+async def real(
+    database: Database, database_settings: DatabaseSettings, tmp_path: Path, free_base_port: int
+) -> AsyncIterator[Premises]:
+    """With processes."""
+    async with open_premises(database, database_settings, tmp_path, free_base_port) as opened:
+        yield opened
+
+
+@pytest.fixture
+def place(real: Premises) -> Premises:
+    """With slices in memory."""
+    return real.with_doubles()
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Looks and tries again without the pauses of life."""
+    monkeypatch.setattr(reconciler, "LOOK_EVERY", 0.02)
+    monkeypatch.setattr(reconciler, "PASSES_APART", 0.001)
+    monkeypatch.setattr(attempts, "FIRST_PAUSE", 0.005)
+    monkeypatch.setattr(attempts, "LONGEST_PAUSE", 0.02)
+    monkeypatch.setattr(warm_pool, "LONGEST_PAUSE", 0.02)
+
+
+@asynccontextmanager
+async def reconciling(place: Premises, *, billing_enabled: bool = False) -> AsyncIterator[Reconciler]:
+    made = Reconciler(place.resources, billing_enabled=billing_enabled)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(made.run, 0)
+        yield made
+        nursery.cancel_scope.cancel()
+
+
+async def eventually(condition: Condition, within: float = 10) -> None:
+    with trio.fail_after(within):
+        while not await condition():  # noqa: ASYNC110 - PostgreSQL and processes tell no Event
+            await trio.sleep(0.01)
+
+
+def stand(place: Premises, *expected: Status) -> Condition:
+    """Whether the slices stand exactly so, in the order of their ids."""
+
+    async def check() -> bool:
+        return [row.status for row in await slices.listed(place.db)] == list(expected)
+
+    return check
+
+
+def sized(place: Premises, *, at_least: int, at_most: int = 5) -> Premises:
+    settings = replace(place.resources.settings, warm_pool_min=at_least, at_most=at_most)
+    return replace(place, resources=replace(place.resources, settings=settings))
+
+
+async def available(place: Premises) -> Slice:
+    row = await provisioning.reserve(place.resources)
+    await provisioning.provision(place.resources, row)
+    found = await slices.find(place.db, row.id)
+    assert found is not None
+    return found
+
+
+async def running(place: Premises) -> dict[int, Instance]:
+    return {found.num: found for found in await place.resources.runtime.listed() if found.running}
+
+
+async def test_an_empty_pool_is_filled_and_not_beyond(place: Premises, quick: None) -> None:
+    place = sized(place, at_least=3)
+    async with reconciling(place) as made:
+        await eventually(stand(place, Status.AVAILABLE, Status.AVAILABLE, Status.AVAILABLE))
+
+        async def is_idle() -> bool:
+            return "[]" in repr(made)
+
+        await eventually(is_idle)
+        made.nudge()
+        await eventually(stand(place, Status.AVAILABLE, Status.AVAILABLE, Status.AVAILABLE))
+    assert sorted(place.resources.runtime.started) == [1, 2, 3]
+
+
+async def test_never_more_than_two_are_made_at_once(place: Premises, quick: None) -> None:
+    making = most = 0
+
+    class Counting(MemoryRuntime):
+        async def ensure(self, spec):
+            nonlocal making, most
+            making += 1
+            most = max(most, making)
+            await trio.sleep(0.05)
+            making -= 1
+            return await super().ensure(spec)
+
+    place = sized(place.with_doubles(Counting()), at_least=5)
+    async with reconciling(place):
+        await eventually(stand(place, *[Status.AVAILABLE] * 5))
+    assert most == 2
+
+
+async def test_a_claimed_slice_is_replaced_on_a_nudge(place: Premises, quick: None) -> None:
+    async with reconciling(place) as made:
+        await eventually(stand(place, Status.AVAILABLE))
+        user_id = await place.add_user()
+        async with place.db.transaction() as connection:
+            claimed = await assignment.claim_for_new_user(connection, user_id)
+        assert claimed is not None
+        made.nudge()
+        await eventually(stand(place, Status.ASSIGNED, Status.AVAILABLE))
+
+
+async def test_who_waits_is_served_before_the_pool_is_filled(place: Premises, quick: None) -> None:
+    place = sized(place, at_least=2, at_most=3)
+    waiting = [await place.add_user(f"user{n}@example.com") for n in range(3)]
+    async with reconciling(place):
+        await eventually(stand(place, *[Status.ASSIGNED] * 3))
+    assert {row.user_id for row in await slices.listed(place.db)} == set(waiting)
+
+
+async def test_with_billing_who_has_not_paid_gets_nothing(place: Premises, quick: None) -> None:
+    await place.add_user()
+    async with reconciling(place, billing_enabled=True):
+        await eventually(stand(place, Status.AVAILABLE))
+
+
+async def test_a_full_server_says_so_once(place: Premises, quick: None) -> None:
+    place = sized(place, at_least=1, at_most=1)
+    for n in range(2):
+        await place.add_user(f"user{n}@example.com")
+    async with reconciling(place) as made:
+        await eventually(stand(place, Status.ASSIGNED))
+
+        async def told() -> bool:
+            made.nudge()
+            return "no_capacity" in await place.events()
+
+        await eventually(told)
+        await eventually(told)
+    assert (await place.events()).count("no_capacity") == 1
+    assert len(await slices.listed(place.db)) == 1
+
+
+@pytest.mark.parametrize("point", ["provision:database:acted", "provision:instance:acted", "provision:ready:started"])
+async def test_what_a_killed_gateway_began_is_finished_by_the_next(place: Premises, quick: None, point: str) -> None:
+    place.reached.killed_at = point
+    row = await provisioning.reserve(place.resources)
+    with pytest.raises(Killed):
+        await provisioning.provision(place.resources, row)
+    place.reached.killed_at = None
+    async with reconciling(place):
+        await eventually(stand(place, Status.AVAILABLE))
+    assert (await place.only_row()).id == row.id
+    assert place.resources.runtime.started == [1]
+
+
+async def test_what_was_being_undone_or_destroyed_is_finished_too(place: Premises, quick: None) -> None:
+    place = sized(place, at_least=0)
+    destroyed = await available(place)
+    failing = place.with_doubles(place.resources.runtime, Answers())
+    failing.resources.control.state_fails = SliceUnreachable("401")
+    failed = await provisioning.reserve(failing.resources)
+    failing.reached.killed_at = "undo:database:started"
+    with pytest.raises(Killed):
+        await provisioning.provision(failing.resources, failed)
+    await destruction.request(place.db, destroyed.id)
+    place.reached.killed_at = None
+    async with reconciling(place):
+        await eventually(stand(place))
+    everything = await place.everything()
+    assert everything == {"rows": [], "steps": 0, "databases": set(), "directories": [], "instances": []}
+
+
+async def test_an_operators_wish_in_the_table_alone_is_enough(place: Premises, quick: None) -> None:
+    place = sized(place, at_least=0)
+    row = await available(place)
+    await slices.set_wanted(place.db, row.id, Wanted.ABSENT)
+    async with reconciling(place):
+        await eventually(stand(place))
+    assert await place.databases_and_roles() == set()
+
+
+async def test_instances_follow_what_is_wanted(place: Premises, quick: None) -> None:
+    row = await available(place)
+
+    async def runs() -> bool:
+        return bool(await running(place))
+
+    async def rests() -> bool:
+        return not await running(place)
+
+    async with reconciling(place) as made:
+        await slices.set_wanted(place.db, row.id, Wanted.STOPPED)
+        made.nudge()
+        await eventually(rests)
+        await slices.set_wanted(place.db, row.id, Wanted.RUNNING)
+        made.nudge()
+        await eventually(runs)
+
+
+async def test_a_slice_killed_with_sigkill_comes_back_as_itself(real: Premises) -> None:
+    real = sized(real, at_least=0)
+    row = await available(real)
+    before = (await running(real))[1]
+    assert before.pid is not None
+
+    async def is_back() -> bool:
+        now = (await running(real)).get(1)
+        return now is not None and now.pid != before.pid
+
+    async with reconciling(real):
+        os.kill(before.pid, signal.SIGKILL)
+        await eventually(is_back, within=5)
+        after = (await running(real))[1]
+        assert after.uuid == row.uuid
+
+        async def answers() -> bool:
+            try:
+                return (await real.resources.control.health(real.resources.address(row))).slice == str(row.id)
+            except SliceUnreachable:
+                return False
+
+        await eventually(answers, within=5)
+    assert (await real.only_row()).id == row.id
+    with pytest.raises(ProcessLookupError):
+        os.kill(before.pid, 0)  # no zombie either
+
+
+async def test_a_gateway_that_starts_again_adopts_what_runs(real: Premises) -> None:
+    async with reconciling(real):
+        await eventually(stand(real, Status.AVAILABLE))
+    before = await running(real)
+    row = await real.only_row()
+    successor = ProcessRuntime(real.data_dir, command=stub_command("--dies"))
+    again = replace(real, resources=replace(real.resources, runtime=successor))
+    await real.db.execute("update gateway.slices set last_health_at = null")
+
+    async def is_known_well() -> bool:
+        return (await again.only_row()).last_health_at is not None
+
+    async with reconciling(again):
+        await eventually(is_known_well)
+        await trio.lowlevel.checkpoint()
+    assert await running(again) == before
+    assert (await again.only_row()).id == row.id
+
+
+async def test_unmanaged_slices_are_watched_and_left_alone(place: Premises, quick: None) -> None:
+    place = sized(place, at_least=0)
+    row = await assignment.register_unmanaged(place.db, "127.0.0.1", 4000)
+
+    async def is_known_well() -> bool:
+        return (await place.only_row()).last_health_at is not None
+
+    async with reconciling(place):
+        await eventually(is_known_well)
+        await slices.set_wanted(place.db, row.id, Wanted.STOPPED)
+    assert place.resources.runtime.started == []
+    assert place.resources.runtime.instances == {}
+    assert (await place.only_row()).status == Status.AVAILABLE
+
+
+@pytest.mark.parametrize("error", [SliceUnreachable("silent"), WrongSlice("a stranger")])
+async def test_who_does_not_answer_well_is_not_written_down_as_well(
+    place: Premises, quick: None, error: Exception
+) -> None:
+    place = sized(place, at_least=0)
+    await available(place)
+    await place.db.execute("update gateway.slices set last_health_at = null")
+    control = place.resources.control
+    control.health_fails = error
+    control.asked.clear()
+
+    async def was_asked() -> bool:
+        return bool(control.asked)
+
+    async with reconciling(place):
+        await eventually(was_asked)
+        control.asked.clear()
+    assert (await place.only_row()).last_health_at is None
+
+
+async def test_what_fails_again_and_again_pauses_with_one_alarm_and_goes_on_when_it_can(
+    place: Premises, quick: None
+) -> None:
+    control = place.resources.control
+    control.state_fails = SliceUnreachable("status 401")
+
+    async def is_paused() -> bool:
+        return (await place.events()).count("provisioning_failed") > warm_pool.PAUSED_AFTER
+
+    async with reconciling(place):
+        await eventually(is_paused)
+        control.state_fails = None
+
+        async def is_well() -> bool:
+            return await stand(place, Status.AVAILABLE)()
+
+        await eventually(is_well)
+    assert (await place.events()).count("provisioning_paused") == 1
+    assert await place.databases_and_roles() == {"wa_slice_1", "wa_slice_1_owner"}
+
+
+async def test_a_number_whose_port_is_taken_is_passed_over(place: Premises, quick: None) -> None:
+    place.resources.runtime.taken_ports.add(place.resources.settings.base_port)
+    async with reconciling(place):
+        await eventually(stand(place, Status.AVAILABLE))
+    assert place.resources.number(await place.only_row()) == 2
+    assert await place.events() == ["provisioning_failed"]
+
+
+async def test_a_warm_slice_that_keeps_ending_is_replaced(place: Premises, quick: None) -> None:
+    doomed = await available(place)
+    runtime = place.resources.runtime
+
+    async def replaced() -> bool:
+        rows = await slices.listed(place.db)
+        if [row.id for row in rows] == [doomed.id]:
+            if runtime.instances.get(1) is not None and runtime.instances[1].running:
+                runtime.die(1)
+            return False
+        return [row.status for row in rows] == [Status.AVAILABLE]
+
+    async with reconciling(place):
+        await eventually(replaced)
+    assert (await place.only_row()).id != doomed.id
+    assert "provisioning_failed" in await place.events()
+
+
+async def test_a_customers_slice_that_keeps_ending_is_started_on_and_an_alarm_is_raised_once(
+    place: Premises, quick: None
+) -> None:
+    place = sized(place, at_least=0)
+    row = await available(place)
+    await place.add_user()
+    runtime = place.resources.runtime
+
+    async def kept_ending() -> bool:
+        if runtime.instances[1].running:
+            runtime.die(1)
+        return len(runtime.started) > 3 * reconciler.ALARM_AFTER
+
+    async with reconciling(place):
+        await eventually(kept_ending)
+    assert (await place.only_row()).id == row.id
+    assert (await place.only_row()).status == Status.ASSIGNED
+    assert (await place.events()).count("slice_keeps_ending") == 1
+
+
+async def test_while_the_runtime_is_dead_nothing_is_done_and_then_it_goes_on(place: Premises, quick: None) -> None:
+    row = await available(place)
+    runtime = place.resources.runtime
+    runtime.die(1)
+    runtime.dead = True
+    await place.add_user()
+
+    async def is_served() -> bool:
+        return (await slices.find(place.db, row.id)).status == Status.ASSIGNED
+
+    async def runs() -> bool:
+        return runtime.instances[1].running
+
+    async with reconciling(sized(place, at_least=0)):
+        await eventually(is_served)  # what is warm is given away all the same
+        runtime.dead = False
+        await eventually(runs)
+    assert runtime.started == [1, 1]
+
+
+async def test_a_slice_marked_for_destruction_while_it_is_made_goes_at_once(place: Premises, quick: None) -> None:
+    place = sized(place, at_least=0)
+    place.resources.control.health_fails = SliceUnreachable("not yet")  # it would be waited for a whole minute
+    row = await provisioning.reserve(place.resources)
+
+    async def is_waited_for() -> bool:
+        return row.id in place.resources.control.asked
+
+    async with reconciling(place) as made:
+        await eventually(is_waited_for)
+        await destruction.request(place.db, row.id)
+        made.nudge()
+        await eventually(stand(place), within=5)
+    assert await place.databases_and_roles() == set()
+
+
+async def test_an_instance_that_is_not_the_slices_is_a_conflict_told_of_once(place: Premises, quick: None) -> None:
+    row = await available(place)
+    runtime = place.resources.runtime
+    stranger = Instance(1, uuid4(), True, 4711, 1)
+    runtime.instances[1] = stranger
+
+    async def tried_often() -> bool:
+        log = await slices.steps(place.db, row.id, "start")
+        return sum(step.step == "instance" and step.state == "started" for step in log) >= 3
+
+    async with reconciling(place):
+        await eventually(tried_often)
+    assert runtime.instances[1] == stranger
+    assert (await place.events()).count("conflict") == 1
+
+
+async def test_an_instance_without_a_row_is_left_alone(place: Premises, quick: None) -> None:
+    runtime = place.resources.runtime
+    row = await provisioning.reserve(place.resources)
+    stranger = await runtime.ensure(replace(spec_of(place.resources, row), num=40, uuid=uuid4(), port=1))
+    async with reconciling(place):
+        await eventually(stand(place, Status.AVAILABLE))
+    assert runtime.instances[40] == stranger
+
+
+async def test_what_a_crash_of_the_machine_left_behind_is_cleared_away(place: Premises, quick: None) -> None:
+    runtime = place.resources.runtime
+    runtime.instances[40] = Instance(40, uuid4(), False)
+
+    async def is_cleared() -> bool:
+        return 40 not in runtime.instances
+
+    async with reconciling(place):
+        await eventually(is_cleared)
+
+
+async def test_a_disk_that_can_not_be_tidied_stops_nothing(
+    place: Premises, quick: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(keep: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(place.resources.runtime, "tidy", fail)
+    async with reconciling(place):
+        await eventually(stand(place, Status.AVAILABLE))
+
+
+async def test_a_bug_in_one_deed_is_shown_and_the_others_go_on(
+    place: Premises, quick: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = sized(place, at_least=1)
+    broken = await available(place)
+    real_request = destruction.request
+
+    async def crash(db: Database, slice_id: int) -> bool:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(destruction, "request", crash)
+    await slices.set_wanted(place.db, broken.id, Wanted.ABSENT)
+    async with reconciling(place):
+        await eventually(stand(place, Status.AVAILABLE, Status.AVAILABLE))
+        monkeypatch.setattr(destruction, "request", real_request)
+        await eventually(stand(place, Status.AVAILABLE))
+
+
+async def test_a_stale_leader_ends(place: Premises, quick: None) -> None:
+    await place.db.execute("update gateway.leader set epoch = epoch + 1")
+    with trio.fail_after(5):
+        with pytest.RaisesGroup(pytest.RaisesExc(StaleLeader), flatten_subgroups=True):
+            await Reconciler(place.resources, billing_enabled=False).run(0)
+    assert await slices.listed(place.db) == []
