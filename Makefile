@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint types fuzz bench clean
+.PHONY: demo test checks bench lock clean
 
 demo: $(READY)
 	@exec $(BIN)/queunir-trio demo $(DEMO)
@@ -12,13 +12,8 @@ demo: $(READY)
 test: $(READY)
 	@exec $(BIN)/python -m tests $(TESTS)
 
-lint: $(READY)
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/flake8-async --error-on-warning=1 --disable=ASYNC109,ASYNC127,ASYNC910,ASYNC911 queunir_trio queunir_slice
-
-types: $(READY)
-	$(BIN)/mypy
+checks: $(READY)
+	$(BIN)/python -m tests checks
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks proxy sse

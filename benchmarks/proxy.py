@@ -15,6 +15,7 @@ from rich.console import Console
 
 from benchmarks import nginx, peers, wrk
 from benchmarks.gateway import gateway, wait_until_carried
+from benchmarks.neighbours import Neighbours
 from benchmarks.processes import Program, allow_many_descriptors, free_ports
 from benchmarks.report import Floor, Report, Spread, show_table
 
@@ -83,10 +84,11 @@ async def measure(console: Console, seconds: int, rounds: int) -> Report:
     with tempfile.TemporaryDirectory(prefix="queunir-bench-") as folder:
         directory = Path(folder)
         async with _contenders(directory) as (contenders, token):
-            scripts = _scripts(directory, token)
+            scripts, neighbours = _scripts(directory, token), Neighbours()
             for case in CASES:
                 await _run(case, contenders, scripts, seconds, rounds)
                 _judge(console, report, case, contenders)
+            neighbours.tell(console, report)
     return report
 
 

@@ -19,12 +19,14 @@ def main() -> int:
         sys.stderr.write("".join(f"{fault}\n" for fault in misconfigured.faults))
         return EXIT_MISCONFIGURED
     configure_logging(settings.log_level)
+    code = 0
     try:
         asyncio.run(serve(settings))
-    except OSError as refused:
-        sys.stderr.write(f"Can not listen on {settings.host}:{settings.port}: {refused.strerror}.\n")
-        return 1
-    return 0
+    except* OSError as refused:
+        reason = refused.exceptions[0]
+        sys.stderr.write(f"Can not listen on {settings.host}:{settings.port}: {reason}.\n")
+        code = 1
+    return code
 
 
 if __name__ == "__main__":

@@ -13,8 +13,8 @@ PATH: Final = "/socket.io/"
 PING_EVERY: Final = 25.0  # seconds
 PONG_WITHIN: Final = 20.0  # seconds
 HEARD_AT_MOST: Final = 65_536  # bytes; clients have nothing to say
-WAITING_AT_MOST: Final = 2_000  # packets that may wait for one client before it is let go
-CLOSE_WITHIN: Final = 2.0  # seconds
+WAITING_AT_MOST: Final = 500  # packets that may wait for one client before it is let go
+CLOSE_WITHIN: Final = 1.0  # seconds
 
 Greeting = tuple[str, dict[str, Any]]
 

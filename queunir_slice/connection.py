@@ -3,11 +3,10 @@
 import asyncio
 from typing import Final
 
-from queunir_slice.database import Database, DatabaseUnavailable
+from queunir_slice.database import Database, DatabaseUnavailable, persistently
 from queunir_slice.engine import Remembered, Standing, State
 
-RETRY_AFTER: Final = 1.0  # seconds
-SETTLES_WITHIN: Final = 3.0  # seconds
+SETTLES_WITHIN: Final = 2.0  # seconds
 
 _WRITE: Final = """
     insert into connection_state (id, state, phone_number, last_connected_at) values (1, $1, $2, $3)
@@ -32,13 +31,7 @@ class ConnectionRecord:
 
     async def load(self) -> Remembered:
         """What an earlier process left; waits for the database as long as it takes."""
-        while True:
-            try:
-                async with self._database.connection() as queries:
-                    row = await queries.fetchrow("select state, phone_number from connection_state where id = 1")
-                return Remembered(row["state"], row["phone_number"]) if row else Remembered(None, None)
-            except DatabaseUnavailable:
-                await asyncio.sleep(RETRY_AFTER)
+        return await persistently(self._read)
 
     def note(self, standing: Standing) -> None:
         """Takes a new standing to be written."""
@@ -58,19 +51,20 @@ class ConnectionRecord:
         """Writes what is noted, until it is cancelled."""
         while True:
             await self._noted.wait()
-            self._noted.clear()
-            standing = self._latest
-            try:
-                if standing is not None:
-                    await self._write(standing)
-            except DatabaseUnavailable:
-                self._noted.set()
-                await asyncio.sleep(RETRY_AFTER)
-                continue
+            await persistently(self._write)
             if not self._noted.is_set():
                 self._settled.set()
 
-    async def _write(self, standing: Standing) -> None:
+    async def _read(self) -> Remembered:
+        async with self._database.connection() as queries:
+            row = await queries.fetchrow("select state, phone_number from connection_state where id = 1")
+        return Remembered(row["state"], row["phone_number"]) if row else Remembered(None, None)
+
+    async def _write(self) -> None:
+        self._noted.clear()  # here and not before: each attempt writes what is the latest by then
+        standing = self._latest
+        if standing is None:
+            return
         connected_at = standing.since if standing.state is State.READY else None
         async with self._database.connection() as queries:
             await queries.fetchval(_WRITE, standing.state.value, standing.phone_number, connected_at)

@@ -2,12 +2,13 @@
 
 import asyncio
 from contextlib import suppress
-from typing import Final
+from functools import partial
+from typing import Any, Final
 
 from queunir_slice import chats, messages
 from queunir_slice.answers import as_json
 from queunir_slice.broadcast import Broadcaster
-from queunir_slice.database import Database, DatabaseUnavailable
+from queunir_slice.database import Database, DatabaseUnavailable, persistently
 from queunir_slice.engine import Ack, Engine, NotConnected, NotPossible, Outgoing, State
 from queunir_slice.logs import Log
 
@@ -28,6 +29,7 @@ class Outbox:
         self._broadcaster = broadcaster
         self._nudged = asyncio.Event()
         self._handed: set[str] = set()  # the session has these and has not acked them yet
+        self._telling = asyncio.Lock()  # fair: what WhatsApp took is told before the ack that follows it
 
     def nudge(self) -> None:
         """Something may have changed: a message was stored, or the session's state."""
@@ -39,11 +41,12 @@ class Outbox:
 
     async def note_ack(self, wa_id: str, ack: Ack) -> None:
         """Stores an ack and tells it, unless the message was that far already."""
-        async with self._database.connection() as queries:
-            chat_wa_id = await messages.note_ack(queries, wa_id, ack)
-        self._handed.discard(wa_id)
-        if chat_wa_id is not None:
-            await self._tell_ack(wa_id, chat_wa_id, ack)
+        async with self._telling:
+            async with self._database.connection() as queries:
+                chat_wa_id = await messages.note_ack(queries, wa_id, ack)
+            self._handed.discard(wa_id)
+            if chat_wa_id is not None:
+                await self._tell_ack(wa_id, chat_wa_id, ack)
 
     async def run(self) -> None:
         """Sends what is due, until it is cancelled."""
@@ -87,14 +90,19 @@ class Outbox:
         async with asyncio.timeout(TAKEN_WITHIN):
             await self._engine.send(message)
         self._handed.add(message.wa_id)
+        async with self._telling:
+            for event, row in await persistently(partial(self._note_taken, message.wa_id)):
+                await self._broadcaster.emit(event, as_json(row))
+
+    async def _note_taken(self, wa_id: str) -> list[tuple[str, Any]]:
+        """Notes that WhatsApp has a message; returns what to tell of it, which is nothing but the first time."""
         async with self._database.transaction() as queries:
-            row = await messages.hand(queries, message.wa_id)
-            if row is None:
-                return
-            await chats.show_last(queries, row["chat_wa_id"], row["body"], row["timestamp"])
-            chat = await chats.find(queries, row["chat_wa_id"])
-        await self._broadcaster.emit("wa:chat", as_json(chat))
-        await self._broadcaster.emit("wa:message", as_json(row))
+            message = await messages.hand(queries, wa_id)
+            if message is None:
+                return []
+            await chats.show_last(queries, message["chat_wa_id"], message["body"], message["timestamp"])
+            chat = await chats.find(queries, message["chat_wa_id"])
+        return [("wa:chat", chat), ("wa:message", message)]
 
     async def _give_up(self) -> None:
         """What should have gone while nobody is logged in does not go later, perhaps from another number."""

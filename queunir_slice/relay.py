@@ -1,7 +1,6 @@
 """What the engine reports, on its way in: states go straight out as events, messages are stored first and told then."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from functools import partial
 from itertools import groupby
 from typing import Any, Final
@@ -10,13 +9,12 @@ from queunir_slice import chats, contacts, engine, messages
 from queunir_slice.answers import as_json, rfc3339
 from queunir_slice.broadcast import Broadcaster
 from queunir_slice.connection import ConnectionRecord
-from queunir_slice.database import Database, DatabaseUnavailable
+from queunir_slice.database import Database, persistently
 from queunir_slice.engine import State
 from queunir_slice.outbox import Outbox
 
 WAITING_AT_MOST: Final = 1_000  # reports; beyond them the engine waits
 STORED_AT_ONCE: Final = 200  # reports
-RETRY_AFTER: Final = 1.0  # seconds
 
 
 def code_json(code: engine.Code) -> dict[str, Any]:
@@ -58,8 +56,16 @@ class Relay:
             batch = [await self._reports.get()]
             while len(batch) < STORED_AT_ONCE and not self._reports.empty():
                 batch.append(self._reports.get_nowait())
-            for is_message, reports in groupby(batch, key=lambda report: isinstance(report, engine.Received)):
-                await self._take(list(reports), is_message)
+            try:
+                for is_message, reports in groupby(batch, key=lambda report: isinstance(report, engine.Received)):
+                    await self._take(list(reports), is_message)
+            finally:
+                for _ in batch:
+                    self._reports.task_done()
+
+    async def drained(self) -> None:
+        """Returns when everything that was reported is stored and told."""
+        await self._reports.join()
 
     async def _enter(self, standing: engine.Standing) -> None:
         self._record.note(standing)
@@ -71,10 +77,10 @@ class Relay:
 
     async def _take(self, reports: list[Any], is_message: bool) -> None:
         if is_message:
-            await _until_stored(lambda: self._take_messages(reports))
+            await persistently(lambda: self._take_messages(reports))
             return
         for acked in reports:
-            await _until_stored(partial(self._outbox.note_ack, acked.wa_id, acked.ack))
+            await persistently(partial(self._outbox.note_ack, acked.wa_id, acked.ack))
 
     async def _take_messages(self, received: list[engine.Received]) -> None:
         async with self._database.transaction() as queries:
@@ -87,11 +93,3 @@ class Relay:
             await self._broadcaster.emit("wa:chat", as_json(chat))
         for message in new_messages:
             await self._broadcaster.emit("wa:message", as_json(message))
-
-
-async def _until_stored(deed: Callable[[], Awaitable[None]]) -> None:
-    while True:
-        try:
-            return await deed()
-        except DatabaseUnavailable:
-            await asyncio.sleep(RETRY_AFTER)

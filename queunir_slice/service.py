@@ -14,7 +14,7 @@ from queunir_slice.broadcast import Broadcaster, Greeting
 from queunir_slice.chat_routes import ChatRoutes
 from queunir_slice.connection import ConnectionRecord
 from queunir_slice.contact_routes import ContactRoutes
-from queunir_slice.database import Database, open_database
+from queunir_slice.database import Database, DatabaseUnavailable, open_database
 from queunir_slice.logs import Log
 from queunir_slice.outbox import Outbox
 from queunir_slice.relay import Relay, code_json
@@ -26,13 +26,15 @@ from queunir_slice.status_routes import StatusRoutes
 from queunir_slice.supervision import keep_running
 
 KEEP_ALIVE: Final = 120.0  # seconds, longer than the gateway keeps an idle connection
-DRAIN_WITHIN: Final = 2.0  # seconds for requests under way when the slice is told to stop, and again when cancelled
+# seconds; together with the database's own limit less than the ten a slice has to stop
+DRAIN_WITHIN: Final = 1.5  # for requests that are under way, and once more when they were cancelled
+SETTLE_WITHIN: Final = 2.0
 
 log = Log(__name__)
 
 
 async def serve(settings: Settings) -> None:
-    """Runs a slice until SIGTERM or SIGINT; OSError if its port can not be had."""
+    """Runs a slice until SIGTERM or SIGINT; a group with an OSError if its port can not be had."""
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -54,22 +56,30 @@ class _Slice:
         self._relay = Relay(database, self._broadcaster, self._record, self._outbox)
 
     async def run(self, stopped: asyncio.Event) -> None:
-        """Serves until `stopped`: first the doors close, then the tasks end, then the database is let go."""
-        async with _listening(self._app(), self._broadcaster, self._settings), asyncio.TaskGroup() as tasks:
-            running = [
-                tasks.create_task(keep_running(name, session))
-                for name, session in (
-                    ("record", self._record.run),
-                    ("relay", self._relay.run),
-                    ("outbox", self._outbox.run),
-                    ("engine", self._run_engine),
-                )
+        """Serves until `stopped`. Then the doors close, the engine ends, and what it had reported is stored."""
+        async with asyncio.TaskGroup() as tasks:
+            engine = tasks.create_task(keep_running("engine", self._run_engine))
+            others = [
+                tasks.create_task(keep_running("record", self._record.run)),
+                tasks.create_task(keep_running("relay", self._relay.run)),
+                tasks.create_task(keep_running("outbox", self._outbox.run)),
             ]
-            log.info("slice_started", slice_id=self._settings.slice_id, port=self._settings.port)
-            await stopped.wait()
-            for task in running:
+            async with _listening(self._app(), self._broadcaster, self._settings):
+                log.info("slice_started", slice_id=self._settings.slice_id, port=self._settings.port)
+                await stopped.wait()
+            engine.cancel()
+            await self._settle()
+            for task in others:
                 task.cancel()
         log.info("slice_stopped", slice_id=self._settings.slice_id)
+
+    async def _settle(self) -> None:
+        try:
+            async with asyncio.timeout(SETTLE_WITHIN):
+                await self._relay.drained()
+                await self._record.settled()
+        except (TimeoutError, DatabaseUnavailable):
+            log.warning("stopped_without_storing_everything", slice_id=self._settings.slice_id)
 
     async def _run_engine(self) -> None:
         await self._engine.run(await self._record.load(), self._relay.hear)

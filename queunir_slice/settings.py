@@ -114,9 +114,17 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
 
 def _database_url(reader: _Reader) -> str:
     url = reader.secret("DATABASE_URL", "the PostgreSQL address of this slice's own database")
-    if url and urlsplit(url).scheme not in ("postgres", "postgresql"):
-        reader.faults.append("DATABASE_URL must begin with postgresql://.")
+    if url and not _is_postgresql(url):
+        reader.faults.append("DATABASE_URL must be an address such as postgresql://user:password@host:5432/name.")
     return url
+
+
+def _is_postgresql(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("postgres", "postgresql") and parts.port != 0
+    except ValueError:
+        return False
 
 
 def _key(reader: _Reader) -> str:

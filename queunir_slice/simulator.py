@@ -83,9 +83,15 @@ class Simulator:
         self._hear = hear
         self._paired = remembered.phone_number is not None
         self._phone.number = remembered.phone_number or self._phone.number
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self.agenda.run())
-            tasks.create_task(self._live(self._first_step(remembered)))
+        self._order = self._following = None
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self.agenda.run())
+                tasks.create_task(self._live(self._first_step(remembered)))
+        except ExceptionGroup as faults:
+            broken = faults
+        await self._enter(State.FAILED, "engine_error")
+        raise broken
 
     async def send(self, message: engine.Outgoing) -> None:
         """Takes a message; its acks and an answer follow. In a freeze it waits, as a dead browser would."""

@@ -137,7 +137,9 @@ def _rendered(form: str, stream: TextIO) -> list[Processor]:
     if form == "json":
         traceback: Processor = structlog.processors.format_exc_info
         return [traceback, redacted, structlog.processors.JSONRenderer(default=_as_text)]
-    console: Any = structlog.dev.ConsoleRenderer(colors=stream.isatty(), sort_keys=False)
+    # plain, for the pretty ones show the values of local variables, and those may be anything
+    plain = structlog.dev.plain_traceback
+    console: Any = structlog.dev.ConsoleRenderer(colors=stream.isatty(), sort_keys=False, exception_formatter=plain)
     return [structlog.processors.format_exc_info, redacted, console]
 
 

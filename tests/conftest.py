@@ -8,6 +8,7 @@ import shutil
 import socket
 import tempfile
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
@@ -27,6 +28,7 @@ GATEWAY_PASSWORD = "gateway-password-for-tests"
 TEMPLATE = "gateway_template"
 PORTS_OF_A_RANGE = 100  # fifty slices
 MEMORY_NEEDED = 2 * 2**30  # bytes
+LEFT_BEHIND_AFTER = 600  # seconds
 FIRST_PORT, LAST_PORT = 10_000, 32_000  # below those the system gives out by itself
 
 _numbers = itertools.count(1)
@@ -123,15 +125,17 @@ def _quick_directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]
     if not (memory.is_dir() and os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > MEMORY_NEEDED):
         yield tmp_path_factory.mktemp("postgres")
         return
-    for left_behind in memory.glob("queunir-tests-*"):
-        _remove_unless_held(left_behind)
-    with tempfile.TemporaryDirectory(prefix="queunir-tests-", dir=memory, ignore_cleanup_errors=True) as directory:
-        yield Path(directory)
+    for directory in memory.glob("queunir-tests-*"):
+        _remove_if_left_behind(directory)
+    with tempfile.TemporaryDirectory(prefix="queunir-tests-", dir=memory, ignore_cleanup_errors=True) as fresh:
+        yield Path(fresh)
 
 
-def _remove_unless_held(directory: Path) -> None:
-    """What a killed run left; a run that goes on holds its lock."""
+def _remove_if_left_behind(directory: Path) -> None:
+    """What a killed run left; a run that goes on holds its lock, or has only just begun."""
     with suppress(OSError), open(directory / "lock", "rb") as lock:
+        if time.time() - os.fstat(lock.fileno()).st_mtime < LEFT_BEHIND_AFTER:
+            return
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         shutil.rmtree(directory, ignore_errors=True)
 

@@ -157,11 +157,19 @@ def test_the_console_form_is_for_people() -> None:
     try:
         logs.configure_logging("console", "debug", out)
         structlog.get_logger().info("slice_ready", slice_id=4, api_key="canary-3")
+        try:
+            local = "canary-" + "4"
+            raise ValueError("crashed")
+        except ValueError:
+            structlog.get_logger().exception("crashed")
+            del local
     finally:
         structlog.configure(**before)
         logging.getLogger().handlers.clear()
     assert "slice_ready" in out.getvalue()
     assert "slice_id" in out.getvalue()
+    assert "ValueError: crashed" in out.getvalue()
     assert "canary-3" not in out.getvalue()
+    assert "canary-4" not in out.getvalue(), "local variables are nobody's to see"
     with pytest.raises(json.JSONDecodeError):
         json.loads(out.getvalue())

@@ -133,6 +133,16 @@ class Connection:
             raise ClientGone
         self.reader.buffer += data
 
+    async def skip(self, size: int) -> None:
+        """Drops so many bytes of a body that nobody wanted, when it was answered. ClientGone where they do not come."""
+        self.enter(Phase.IDLE, self.limits.body)
+        buffer = self.reader.buffer
+        while size > len(buffer):
+            size -= len(buffer)
+            buffer.clear()
+            await self.more()
+        del buffer[:size]
+
     async def _received(self) -> bytes:
         try:
             return await receive(self.sock)
@@ -166,11 +176,14 @@ class Connection:
     async def linger(self) -> None:
         """Says no more, and reads what still comes for a moment: a close with bytes unread would destroy the answer."""
         self.enter(Phase.CLOSING, float("inf"))
+        try:
+            self.sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            return  # the client was faster
         left = LINGER_AT_MOST
         with trio.move_on_after(self.limits.linger):
-            try:
-                self.sock.shutdown(socket.SHUT_WR)
-            except OSError:
-                return  # the client was faster
-            while left > 0 and (data := await self._received()):
+            while True:
+                data = await self._received()
                 left -= len(data)
+                if not data or left <= 0:
+                    break

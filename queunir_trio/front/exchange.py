@@ -11,6 +11,7 @@ from queunir_trio.front.bodies import RequestBody
 from queunir_trio.front.carrying import AnswerLines, Cut, Errand
 from queunir_trio.front.connection import Connection, Phase
 from queunir_trio.front.gate import Client, Kind, NotAdmitted
+from queunir_trio.front.limits import UNWANTED_AT_MOST
 from queunir_trio.front.state import Front
 from queunir_trio.model.routing import Route
 from queunir_trio.outside.upstream import Busy, TooSlow, Unreachable, Upstream, WrongPeer
@@ -64,8 +65,7 @@ class Exchange:
             if kind is Kind.STREAM and self.route is not None:
                 return self._to_stream(self.route)
             go_on = self._may_go_on()
-            await self._answer(preflight_answer(origin or b"", self.request_id, go_on))
-            return go_on
+            return await self._answer(preflight_answer(origin or b"", self.request_id, go_on), go_on)
         except NotAdmitted as refused:
             self.route = self.route or refused.route
             return await self._refuse(refused.code, lines=refused.lines)
@@ -160,12 +160,12 @@ class Exchange:
 
     def _may_go_on(self) -> bool:
         """Whether the connection can take another request although this one did not go its whole way."""
-        head, buffer = self.head, self.connection.reader.buffer
+        head = self.head
         if self.body is not None:
             whole = self.body.complete
-        elif head.framing is Framing.LENGTH and head.length <= len(buffer):
-            del buffer[: head.length]
-            whole = True
+        elif head.framing is Framing.LENGTH:
+            # whoever waits for a go-ahead that does not come may send the body nevertheless, or not
+            whole = head.length <= UNWANTED_AT_MOST and not head.expects_continue
         else:
             whole = head.framing is Framing.NONE
         return whole and head.keep_alive and not self.connection.is_last
@@ -178,8 +178,7 @@ class Exchange:
             raise Cut
         self.report(code, detail or sentence)
         go_on = status == 0 and self._may_go_on()
-        await self._answer(self.error(code, go_on, status, sentence, lines))
-        return go_on
+        return await self._answer(self.error(code, go_on, status, sentence, lines), go_on)
 
     def report(self, code: str, detail: str = "") -> None:
         """Counts a refusal, and writes the operator's line."""
@@ -199,7 +198,11 @@ class Exchange:
         bodiless = self.head.method == b"HEAD"
         return error_answer(code, go_on, lines + self.extra, self.request_id, status, sentence, bodiless=bodiless)
 
-    async def _answer(self, answer: bytes) -> None:
+    async def _answer(self, answer: bytes, go_on: bool) -> bool:
+        """Answers, and clears a body out of the way that nobody has begun to take; returns `go_on`."""
         connection = self.connection
         connection.enter(Phase.ANSWERING, connection.limits.body)
         await connection.send(answer)
+        if go_on and self.body is None and self.head.length:
+            await connection.skip(self.head.length)
+        return go_on

@@ -22,4 +22,5 @@ class Limits:
 
 
 STRETCH: Final = 256  # bytes of a body that must pass within `Limits.body`; less is a drip and not a transfer
+UNWANTED_AT_MOST: Final = 65_536  # bytes of a refused request's body that are read so that the connection can live on
 LINGER_AT_MOST: Final = 2**20  # bytes read and dropped while lingering

@@ -78,7 +78,8 @@ class Listener:
                 supporting.start_soon(front.wheel.run)
                 supporting.start_soon(self._close_idle_upstreams)
                 async with trio.open_nursery() as connections:
-                    await self._accept_all(connections, task_status)
+                    task_status.started()  # the sockets listen already
+                    await self._accept_all(connections)
                     connections.cancel_scope.deadline = trio.current_time() + front.limits.drain
                 supporting.cancel_scope.cancel()
         finally:
@@ -97,13 +98,12 @@ class Listener:
         """Waits until no connection is left, neither of clients nor to upstreams."""
         await self._drained.wait()
 
-    async def _accept_all(self, connections: trio.Nursery, task_status: trio.TaskStatus[None]) -> None:
+    async def _accept_all(self, connections: trio.Nursery) -> None:
         try:
             with self._accepting:
                 async with trio.open_nursery() as accepting:
                     for sock in self._sockets:
                         accepting.start_soon(self._accept, sock, connections)
-                    task_status.started()
         finally:
             for sock in self._sockets:
                 sock.close()

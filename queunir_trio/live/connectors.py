@@ -90,6 +90,8 @@ class Connectors:
     def _audience_changed(self, slice_id: int) -> None:
         # someone new looks at a slice that refused us, or nobody does any more: either way the refusal is history
         self._refused.discard(slice_id)
+        if self._hub.channel(slice_id).viewers:
+            self._unwatched_since.pop(slice_id, None)  # even if they should be gone before the next reconciliation
         self._nudge.set()
 
     def _next_look(self) -> float:

@@ -25,7 +25,7 @@ class Leader:
         self.epoch: int | None = None
 
     async def session(self) -> None:
-        """Leads until the lock is lost (Lost); to be kept running."""
+        """Leads until the lock is lost (Lost, in a group); to be kept running."""
         async with leadership(self._where) as held:
             self.epoch = held.epoch
             log.info("leading", epoch=held.epoch)

@@ -32,6 +32,7 @@ from queunir_trio.store.slices import StaleLeader
 PASS_EVERY: Final = 30.0  # seconds
 PASSES_APART: Final = 0.05  # seconds; nudges in between are one
 LOOK_EVERY: Final = 1.0  # seconds
+LISTED_WITHIN: Final = 5.0  # seconds: who waits for a slice should not wait for a runtime that hangs
 HEALTH_EVERY: Final = 30.0  # seconds
 STARTS_AT_ONCE: Final = 4  # after a boot of the machine every slice wants to start
 REMOVALS_AT_ONCE: Final = 4
@@ -99,8 +100,9 @@ class Reconciler:
     async def _running(self) -> dict[int, Instance] | None:
         """What runs now, by number; None where the runtime does not say."""
         try:
-            found = await self._resources.runtime.listed()
-        except RuntimeUnavailable as unavailable:
+            with trio.fail_after(LISTED_WITHIN):
+                found = await self._resources.runtime.listed()
+        except (RuntimeUnavailable, trio.TooSlowError) as unavailable:
             if not self._blind:
                 log.warning("runtime_unavailable", reason=str(unavailable))
             self._blind = True

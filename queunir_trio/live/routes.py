@@ -1,7 +1,8 @@
 """Who asks, and where to: sessions as the front and the app see them, kept in memory while PostgreSQL tells of changes.
 
-An answer read before a revocation must not outlive it, so every forgetting moves a generation on and a look-up that
-began in an older one is not kept. While changes can not be heard the memory is off: then every request asks.
+An answer read before a revocation must not outlive it, so every forgetting moves a generation on, and a look-up that
+began in an older one is done again and in the end not kept. While changes can not be heard the memory is off: then
+every request asks.
 """
 
 from collections.abc import Callable, Iterable
@@ -16,6 +17,7 @@ from queunir_trio.store.bridge import Database
 
 REMEMBERED_AT_MOST = 20_000  # routes; about 1 KB each
 REMEMBERED_FOR = 300.0  # seconds, a belt beside NOTIFY's braces
+ASKED_AT_MOST = 3  # times for one look-up while things keep changing
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +70,17 @@ class Routes:
         known = self.peek_by_hash(hashed)
         if known is not None:
             return known
-        generation = self._generation
-        facts = await sessions.facts(self._db, hashed)
-        if facts is None:
-            return None
-        route = route_of(facts, self._master, self._base_port)
-        if self._listening and generation == self._generation:
-            self._remember(hashed, route, facts)
+        route = None
+        for _ in range(ASKED_AT_MOST):
+            generation = self._generation
+            facts = await sessions.facts(self._db, hashed)
+            if facts is None:
+                return None
+            route = route_of(facts, self._master, self._base_port)
+            if generation == self._generation:
+                if self._listening:
+                    self._remember(hashed, route, facts)
+                break
         return route
 
     def _remember(self, hashed: str, route: Route, facts: SessionFacts) -> None:

@@ -15,11 +15,11 @@ async def claim_for_new_user(db: Queries, user_id: int) -> Slice | None:
 
 async def serve_waiting(db: Database, *, billing_enabled: bool) -> list[int]:
     """Gives warm slices to those who wait, oldest first, each in a transaction of its own; returns who still waits."""
-    waiting = await slices.waiting_users(db, billing_enabled)
-    for served, user_id in enumerate(waiting):
+    for user_id in await slices.waiting_users(db, billing_enabled):
         async with db.transaction() as connection:
-            if await slices.claim(connection, user_id) is None:
-                return waiting[served:]
+            served = await slices.claim(connection, user_id) or await slices.find_of_user(connection, user_id)
+        if served is None:
+            return await slices.waiting_users(db, billing_enabled)
     return []
 
 

@@ -48,7 +48,8 @@ async def reset_password(
     raw = token.encode()
     if not is_token(raw):
         raise BadToken()
-    hashed = await hasher.hash(wanted)
+    with hasher.place():
+        hashed = await hasher.hash(wanted)
     async with db.transaction() as connection:
         user_id = await accounts.take_reset(connection, token_hash(raw))
         user = await accounts.find(connection, user_id) if user_id is not None else None
@@ -66,11 +67,12 @@ async def change_password(
     BadCredentials; Refused for the new password. HashesBusy, DatabaseUnavailable.
     """
     wanted = checked_password(password)
-    found = await accounts.find_by_email(db, user.email)
-    stored = found[1] if found is not None else None
-    if await hasher.check(current, stored) is not Verdict.RIGHT:
-        raise BadCredentials("wrong_password", user.id)
-    hashed = await hasher.hash(wanted)
+    with hasher.place():
+        found = await accounts.find_by_email(db, user.email)
+        stored = found[1] if found is not None else None
+        if await hasher.check(current, stored) is not Verdict.RIGHT:
+            raise BadCredentials("wrong_password", user.id)
+        hashed = await hasher.hash(wanted)
     async with db.transaction() as connection:
         return await _replace(connection, user, hashed, app_url, own_hash)
 

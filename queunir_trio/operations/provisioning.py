@@ -58,15 +58,19 @@ async def provision(resources: Resources, slice_: Slice) -> None:
 
     ProvisioningFailed: it was undone, or its row says `failed` until it can be. Superseded: it is to be destroyed.
     """
+    failure = None
     try:
         await carry_out(resources, slice_, DEED, STEPS)
     except StepFailed as failed:
-        await give_up(resources, slice_, failed)
-        resources.reached(f"{DEED}:{failed.step}:failed")
-        with suppress(StepFailed):  # it is written down and tried again
-            await undo(resources, slice_)
-        raise ProvisioningFailed(slice_.id, resources.number(slice_), failed) from failed
-    log.info("slice_provisioned", slice_id=slice_.id)
+        failure = failed
+    if failure is None:
+        log.info("slice_provisioned", slice_id=slice_.id)
+        return
+    await give_up(resources, slice_, failure)
+    resources.reached(f"{DEED}:{failure.step}:failed")
+    with suppress(StepFailed):  # it is written down and tried again
+        await undo(resources, slice_)
+    raise ProvisioningFailed(slice_.id, resources.number(slice_), failure) from failure
 
 
 async def give_up(resources: Resources, slice_: Slice, failed: StepFailed) -> None:

@@ -53,7 +53,8 @@ async def register(
 
     Where no slice is warm the user waits for one. Refused: `email_taken`. HashesBusy, DatabaseUnavailable.
     """
-    hashed = await hasher.hash(sign_up.password)
+    with hasher.place():
+        hashed = await hasher.hash(sign_up.password)
     try:
         async with db.transaction() as connection:
             user = await accounts.add(connection, sign_up.email, hashed, language)

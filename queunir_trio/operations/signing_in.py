@@ -44,9 +44,10 @@ async def sign_in(
 
     BadCredentials otherwise, after exactly the same work. HashesBusy, DatabaseUnavailable.
     """
-    found = await accounts.find_by_email(db, email.strip().lower())
-    user, stored = found if found is not None else (None, None)
-    await _judge(hasher, password, user, stored)
+    with hasher.place():
+        found = await accounts.find_by_email(db, email.strip().lower())
+        user, stored = found if found is not None else (None, None)
+        await _judge(hasher, password, user, stored)
     assert user is not None
     async with db.transaction() as connection:
         # This locks the user's row, so a change of the password is either complete by now, and then the hash that was

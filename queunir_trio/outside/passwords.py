@@ -6,7 +6,8 @@ or damaged: what can not be checked is checked against a hash that nothing match
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from enum import Enum
 from typing import Final, TypeVar
 
@@ -48,25 +49,37 @@ class Hasher:
     """Hashes and checks passwords off the loop; `work` counts how often bcrypt was set to work."""
 
     def __init__(self, cost: int = COST, *, threads: int | None = None, waiting_at_most: int = WAITING_AT_MOST) -> None:
+        at_once = threads or max(1, (os.cpu_count() or 2) - 1)
         self._cost = cost
-        self._threads = trio.CapacityLimiter(threads or max(1, (os.cpu_count() or 2) - 1))
-        self._waiting_at_most = waiting_at_most
+        self._threads = trio.CapacityLimiter(at_once)
+        self._places = at_once + waiting_at_most
+        self._taken = 0
         # any well-formed hash costs the same to check, and the digest of this one was never computed from a password
         self._dummy = f"$2b${cost:02d}$" + "." * 53
         self.work = 0
 
     def __repr__(self) -> str:
-        seen = self._threads.statistics()
-        return f"<Hasher cost {self._cost}, {seen.borrowed_tokens} at work, {seen.tasks_waiting} waiting>"
+        return f"<Hasher cost {self._cost}, {self._threads.borrowed_tokens} at work, {self._taken} of {self._places}>"
+
+    @contextmanager
+    def place(self) -> Iterator["Hasher"]:
+        """A place in the queue, taken before anything else is done for a request. HashesBusy when there is none."""
+        if self._taken >= self._places:
+            raise HashesBusy()
+        self._taken += 1
+        try:
+            yield self
+        finally:
+            self._taken -= 1
 
     async def hash(self, password: bytes) -> str:
-        """The hash to store of a password that `checked_password` let pass. HashesBusy when the queue is full."""
+        """The hash to store of a password that `checked_password` let pass. To be called from a place in the queue."""
         return await self._in_thread(_hashed, password, self._cost)
 
     async def check(self, password: str, stored: str | None) -> Verdict:
         """Whether `stored` is the hash of `password`; None stands for a user who does not exist or has no password.
 
-        HashesBusy when the queue is full; anything else costs one bcrypt.
+        Costs one bcrypt whatever was given. To be called from a place in the queue.
         """
         encoded = password.encode(errors="surrogatepass")
         fits = len(encoded) <= PASSWORD_MAX_BYTES
@@ -78,8 +91,7 @@ class Hasher:
         return Verdict.RIGHT if matches and against is stored else Verdict.WRONG
 
     async def _in_thread(self, function: Callable[..., T], *args: object) -> T:
-        if self._threads.statistics().tasks_waiting >= self._waiting_at_most:
-            raise HashesBusy()
+        assert self._taken > 0
         self.work += 1
         # abandoned when the client goes away; the thread keeps its place in the limit until it is done
         return await trio.to_thread.run_sync(function, *args, limiter=self._threads, abandon_on_cancel=True)

@@ -35,6 +35,10 @@ class _Stat:
     session: int
     started: int
 
+    @property
+    def lives(self) -> bool:
+        return self.state not in "ZX"  # a zombie is only an entry that nobody has read
+
 
 @cache
 def _boot() -> str:
@@ -52,21 +56,20 @@ def _stat(pid: int) -> _Stat | None:
 
 
 def identify(pid: int) -> ProcessId | None:
-    """Who has this pid now; None where nobody lives under it. A dead child of ours is reaped on the way."""
+    """Who has this pid now; None where nobody lives under it."""
     stat = _stat(pid)
-    if stat is None:
-        return None
-    if stat.state in "ZX":
-        if stat.parent == os.getpid():
-            with suppress(ChildProcessError):
-                os.waitpid(pid, os.WNOHANG)
-        return None
-    return ProcessId(pid, stat.started, _boot())
+    return ProcessId(pid, stat.started, _boot()) if stat is not None and stat.lives else None
 
 
 def is_alive(process: ProcessId) -> bool:
-    """Whether that very process still runs."""
-    return identify(process.pid) == process
+    """Whether that very process still runs. A dead one that is our child is reaped on the way."""
+    stat = _stat(process.pid)
+    if stat is None or stat.started != process.started or process.boot != _boot():
+        return False
+    if not stat.lives and stat.parent == os.getpid():
+        with suppress(ChildProcessError):
+            os.waitpid(process.pid, os.WNOHANG)
+    return stat.lives
 
 
 def carrying(variable: str, value: str) -> list[ProcessId]:
@@ -80,10 +83,8 @@ def carrying(variable: str, value: str) -> list[ProcessId]:
             variables = (entry / "environ").read_bytes().split(b"\0")
         except OSError:
             continue  # gone meanwhile, or another user's
-        stat = _stat(int(entry.name))
-        process = identify(int(entry.name))
-        if wanted in variables and stat is not None and process is not None:
-            found.append((stat.session != process.pid, process))
+        if wanted in variables and (process := identify(int(entry.name))) is not None:
+            found.append((not leads_session(process), process))
     return [process for _, process in sorted(found, key=lambda pair: (pair[0], pair[1].pid))]
 
 

@@ -135,7 +135,7 @@ async def drop_roles(where: DatabaseSettings, names: Names, uuid: UUID | None = 
 
 
 async def exists(where: DatabaseSettings, names: Names, uuid: UUID | None = None) -> list[str]:
-    """The names of what there is of the slice's database and roles, looked up anew: empty once all is gone.
+    """What there is of the slice's database and roles, `role wa_slice_7`, looked up anew: empty once all is gone.
 
     With `uuid`, what bears another mark, or none, does not count.
     """
@@ -143,7 +143,7 @@ async def exists(where: DatabaseSettings, names: Names, uuid: UUID | None = None
         rows = await connection.fetch(
             """
             select name from (
-                select d.datname::text as name, coalesce(
+                select 'database ' || d.datname as name, coalesce(
                     shobj_description(d.oid, 'pg_database'),
                     -- cut off before it was marked: its owner tells whose it is
                     (select shobj_description(o.oid, 'pg_authid') from pg_roles o
@@ -151,7 +151,7 @@ async def exists(where: DatabaseSettings, names: Names, uuid: UUID | None = None
                 ) as mark
                 from pg_database d where d.datname = $1
                 union all
-                select rolname::text, shobj_description(oid, 'pg_authid') from pg_roles where rolname = any($2)
+                select 'role ' || rolname, shobj_description(oid, 'pg_authid') from pg_roles where rolname = any($2)
             ) found where $3::text is null or mark = $3 order by name
             """,
             names.database,

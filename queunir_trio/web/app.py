@@ -13,6 +13,7 @@ from quart.typing import ResponseReturnValue, ResponseTypes
 from quart_schema import QuartSchema
 from quart_schema.typing import PydanticDumpOptions
 from quart_trio import QuartTrio
+from werkzeug.exceptions import NotFound
 
 from queunir_trio import __version__
 from queunir_trio.web.admin import admin
@@ -60,7 +61,8 @@ def make_app(world: World) -> GatewayApp:
         RESPONSE_TIMEOUT=None,  # how long an answer may take to be read is the front's to say
         PROPAGATE_EXCEPTIONS=False,
     )
-    app.url_map.merge_slashes = False  # one address for one thing
+    app.url_map.merge_slashes = False
+    app.before_request(_refuse_other_spellings)
     app.before_request(_read_body)
     app.after_request(_add_headers)
     explain_errors(app)
@@ -90,9 +92,16 @@ def _describe(app: QuartTrio) -> None:
     )
 
 
+async def _refuse_other_spellings() -> ResponseReturnValue | None:
+    """One address for one thing: the router passes over slashes before the first, so they are looked for here."""
+    if request.scope["path"].startswith("//"):
+        raise NotFound()
+    return None
+
+
 async def _read_body() -> ResponseReturnValue | None:
     """A body that is not what we take is refused here, also where the route would not have looked at it."""
-    if request.routing_exception is None and request.method in CHANGING and request.content_length:
+    if request.routing_exception is None and request.method in CHANGING and await request.get_data():
         await request.get_json()
     return None
 

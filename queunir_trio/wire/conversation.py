@@ -9,9 +9,8 @@ place in it. There is no socket and no clock in here: the caller carries the mes
 import json
 from base64 import b64encode
 from enum import Enum
-from typing import Any, Final, NamedTuple, NoReturn
+from typing import Final, NamedTuple, NoReturn
 
-from engineio import json as bounded_json
 from engineio import packet as engine
 from socketio import packet as socket
 
@@ -24,7 +23,6 @@ ATTACHMENTS_AT_MOST: Final = 256  # of one event; a count costs the sender nothi
 HEARTBEAT_AT_MOST: Final = 120.0  # seconds; a slice that asks for more would be noticed too late
 REASON_AT_MOST: Final = 200  # characters of a refusal that are worth repeating
 
-_DECODER: Final = json.JSONDecoder()
 _BLANK: Final = " \t\r\n"
 
 
@@ -51,13 +49,13 @@ def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
 
+_DECODER: Final = json.JSONDecoder(parse_constant=_no_constant)
+
+
 class _StrictJson:
     """JSON as a browser reads it: without NaN and Infinity, which Python's parser would let through."""
 
-    @staticmethod
-    def loads(text: str) -> Any:
-        return bounded_json.loads(text, parse_constant=_no_constant)
-
+    loads = staticmethod(_DECODER.decode)
     dumps = staticmethod(json.dumps)
 
 

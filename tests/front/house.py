@@ -235,9 +235,9 @@ class House:
         sock = trio.socket.socket()
         if window is not None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, window)
+        self.stack.callback(sock.close)
         await sock.bind((source, 0))
         await sock.connect(("127.0.0.1", self.port))
-        self.stack.callback(sock.close)
         return Client(sock)
 
     def route(self, **changed: Any) -> Route:

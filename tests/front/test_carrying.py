@@ -271,9 +271,7 @@ async def test_what_a_slice_asks_to_be_the_last_is_the_last(house: House) -> Non
     await (await house.slice.connection()).request()
 
 
-@pytest.mark.parametrize(
-    "surplus", [ok(b"poison"), b"x"], ids=["a second answer", "a byte"]
-)
+@pytest.mark.parametrize("surplus", [ok(b"poison"), b"x"], ids=["a second answer", "a byte"])
 @pytest.mark.parametrize("framing", ["length", "chunked", "none"])
 async def test_bytes_behind_an_answer_reach_nobody_and_end_the_connection(
     house: House, framing: str, surplus: bytes
@@ -682,5 +680,3 @@ async def test_a_broken_body_breaks_an_answer_that_has_begun(house: House) -> No
     await client.send(b"nonsense\r\n")
     await client.broken()
     assert await talk.ended() in (True, False)
-
-

@@ -94,7 +94,7 @@ UNWANTED = (
 
 
 async def test_what_a_slice_has_no_business_to_send_is_dropped(house: House, logged: Logged) -> None:
-    good = b"content-type: text/plain\r\netag: \"1\"\r\ncache-control: no-cache\r\n"
+    good = b'content-type: text/plain\r\netag: "1"\r\ncache-control: no-cache\r\n'
     answer = await exchanged(house, api(), ok(b"body", UNWANTED + good))
     assert answer.body == b"body"
     assert {name: value for name, value in answer.fields if name != b"x-request-id"} == {
@@ -206,9 +206,7 @@ async def test_nobody_else_is_believed(opened: OpenHouse) -> None:
 # --- refusals ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("refusal", "status"), [("no_slice", 503), ("payment_required", 402), ("suspended", 403)]
-)
+@pytest.mark.parametrize(("refusal", "status"), [("no_slice", 503), ("payment_required", 402), ("suspended", 403)])
 async def test_a_route_without_a_slice_says_why(house: House, logged: Logged, refusal: str, status: int) -> None:
     house.set_route(address=None, refusal=refusal)
     client = await house.client()
@@ -269,7 +267,33 @@ async def test_a_refusal_takes_the_body_that_came_with_it_out_of_the_way(house: 
     assert house.front.requests == 2
 
 
-@pytest.mark.parametrize("fields", [b"content-length: 500\r\n", b"transfer-encoding: chunked\r\n"])
+async def test_a_refused_body_may_come_later_and_is_dropped(house: House) -> None:
+    house.sessions.by_token.clear()
+    client = await house.client()
+    answer = await client.ask(api(method=b"POST", fields=b"content-length: 65536\r\n"))
+    assert (answer.status, answer.field(b"connection")) == (401, None)
+    await client.send(b"GET /api/smuggled HTTP/1.1\r\n\r\n" * 3 + bytes(65536 - 90) + api(b"/api/next"))
+    assert (await client.answer()).status == 401
+    assert house.front.requests == 2
+
+
+async def test_a_refused_body_that_never_comes_ends_the_connection_without_another_word(opened: OpenHouse) -> None:
+    async with opened(replace(QUICK, body=0.15)) as house:
+        house.sessions.by_token.clear()
+        client = await house.client()
+        assert (await client.ask(api(method=b"POST", fields=b"content-length: 10\r\n"))).status == 401
+        assert await client.rest() == b""
+        assert house.front.refusals == {"not_authenticated": 1}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        b"content-length: 65537\r\n",
+        b"content-length: 5\r\nexpect: 100-continue\r\n",
+        b"transfer-encoding: chunked\r\n",
+    ],
+)
 async def test_a_refusal_does_not_wait_for_a_body(house: House, fields: bytes) -> None:
     house.sessions.by_token.clear()
     client = await house.client()
@@ -303,9 +327,7 @@ async def test_an_error_for_head_tells_its_length_and_has_no_body(house: House) 
         (b"GET / HTTP/1.1\r\n\r\n", 400, "bad_request"),
     ],
 )
-async def test_every_refusal_is_a_json_error_with_its_id(
-    house: House, request_: bytes, status: int, code: str
-) -> None:
+async def test_every_refusal_is_a_json_error_with_its_id(house: House, request_: bytes, status: int, code: str) -> None:
     client = await house.client()
     answer = await client.ask(request_)
     assert (answer.status, answer.code) == (status, code)

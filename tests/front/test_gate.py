@@ -148,9 +148,7 @@ async def test_our_own_pages_and_what_is_no_browser_may(sessions: Sessions, fiel
 
 @pytest.mark.parametrize("fields", OTHER_SITES)
 @pytest.mark.parametrize("method", [b"GET", b"HEAD", b"OPTIONS"])
-async def test_another_site_may_ask_for_what_changes_nothing(
-    sessions: Sessions, fields: bytes, method: bytes
-) -> None:
+async def test_another_site_may_ask_for_what_changes_nothing(sessions: Sessions, fields: bytes, method: bytes) -> None:
     assert await judged(sessions, api(b"/api/contacts", fields, method))
 
 
@@ -229,9 +227,7 @@ async def test_a_cookie_that_is_cleared_is_secure_where_cookies_are(sessions: Se
     sessions.by_token.clear()
     with pytest.raises(NotAdmitted) as refusal:
         await judged(sessions, api())
-    assert refusal.value.lines == (
-        b"set-cookie: session=; Path=/; Max-Age=0; HttpOnly; SameSite=Strict; Secure\r\n"
-    )
+    assert refusal.value.lines == (b"set-cookie: session=; Path=/; Max-Age=0; HttpOnly; SameSite=Strict; Secure\r\n")
 
 
 def test_a_target_that_is_no_path_never_comes_here() -> None:

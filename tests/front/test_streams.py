@@ -1,10 +1,10 @@
 """Live streams over real sockets: what browsers get, when they lose it, and what becomes of those who do not read."""
 
-import errno
 import random
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -275,7 +275,9 @@ async def test_a_user_may_have_so_many_streams_and_no_more(loopback: Loopback) -
 def stall(service: Service, known: Route | None = None) -> Browser:
     """A browser that does not read, with so much sent that its socket is full."""
     browser = service.browse(known, receive_buffer=4096)
-    (stream,) = [stream for stream in service.streams._streams if stream.sock.getpeername() == browser.sock.getsockname()]
+    (stream,) = [
+        stream for stream in service.streams._streams if stream.sock.getpeername() == browser.sock.getsockname()
+    ]
     for _ in range(2000):
         if stream.stuck_since is not None:
             return browser
@@ -306,7 +308,7 @@ async def test_a_browser_that_reads_again_in_time_goes_on_or_is_told_of_the_gap(
         events.append(await slow.next())
     service.say()
     events.append(await slow.next())
-    for earlier, later in zip(events, events[1:], strict=False):
+    for earlier, later in pairwise(events):
         assert later.number > earlier.number if later.gap else later.number == earlier.number + 1
     assert service.streams.stalled == 0
 
@@ -325,14 +327,18 @@ async def test_a_full_socket_is_closed_by_reset_after_its_time(loopback: Loopbac
 
 
 async def test_a_reader_that_is_slow_but_reads_is_not_closed(loopback: Loopback) -> None:
-    async with Service(loopback, stuck=0.3).running() as service:
-        slow = stall(service)
-        for _ in range(10):
-            with trio.move_on_after(0.1):
-                while True:
-                    await trio.sleep(0.02)
+    async with Service(loopback, stuck=0.5).running() as service:
+        slow = service.browse(receive_buffer=65536)
+        (stream,) = service.streams._streams
+        times_full = 0
+        with trio.move_on_after(1.5):
+            while True:
+                service.say(payload=b'"%b"' % (b"x" * 300_000))
+                times_full += stream.stuck_since is not None
+                await trio.sleep(0.02)
+                with suppress(BlockingIOError):
                     slow.sock.recv(65536)
-            service.say(payload=b'"%b"' % (b"x" * 200_000))
+        assert times_full > 10
         assert service.streams.stalled == 0
         assert service.streams.open == 1
 
@@ -373,7 +379,6 @@ async def test_all_sessions_that_are_not_remembered_are_asked_about_in_one_quest
         for user in range(1, 6):
             for _ in range(3):
                 service.browse(route(user_id=user))
-        await trio.testing.wait_all_tasks_blocked(0.02)
         await service.browsers[0].until_comment()
         assert service.sessions.asked == []
         service.sessions.remembered = False
@@ -591,7 +596,7 @@ async def visit(service: Service, tenant: Tenant, chance: random.Random, stop: t
                     history.append(await browser.next())
         finally:
             history += browser.waiting
-            last = browser.last_event_id
+            last = browser.last_event_id or last
             (browser.reset if chance.random() < 0.5 else browser.close)()
 
 
@@ -646,13 +651,15 @@ def check_history(history: list[Told], epoch: str, canary: str) -> None:
 
 
 async def test_a_descriptor_that_is_used_again_is_another_stream(service: Service) -> None:
+    descriptors = set()
     for turn in range(1, 50):
         browser = service.browse(route(user_id=turn, slice_id=turn))
         await browser.next()
         service.say(turn)
         assert (await browser.next()).name == "wa:message"
+        descriptors.update(stream.fd for stream in service.streams._streams)
         service.sessions.revoke(f"token-{turn}")
         assert [told.name for told in await browser.rest()] == ["wa:session_ended"]
         browser.close()
-    assert errno.EBADF  # the numbers came back each time and no stream met another's
+    assert len(descriptors) < 10
     assert service.streams.open == 0

@@ -1,6 +1,7 @@
 """Activity: what was learned reaches the table, once and in time, whatever the database does."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import trio
 import trio.testing
@@ -47,7 +48,7 @@ async def test_two_statements_are_at_least_two_seconds_apart(
         await trio.sleep(0.1)
     await trio.sleep(2)
     times = [when for when, _ in table.batches]
-    assert all(later - earlier >= 2 for earlier, later in zip(times, times[1:], strict=False))
+    assert all(later - earlier >= 2 for earlier, later in pairwise(times))
     assert table.batches[-1][1] == [(1, "state 49", False, None)]
 
 

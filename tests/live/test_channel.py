@@ -66,7 +66,18 @@ def test_who_unfollows_hears_no_more() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["message", "WA:x", "", "wa:x\ndata: 1", "wa:\x00", "wa:" + "x" * 200, "wa:catchup", "wa:session_ended", "wa:provisioning"]
+    "name",
+    [
+        "message",
+        "WA:x",
+        "",
+        "wa:x\ndata: 1",
+        "wa:\x00",
+        "wa:" + "x" * 200,
+        "wa:catchup",
+        "wa:session_ended",
+        "wa:provisioning",
+    ],
 )
 def test_only_names_for_browsers_pass_and_none_of_our_own(name: str) -> None:
     channel = SliceChannel(1)

@@ -20,8 +20,8 @@ from queunir_trio.outside.runtimes.contract import Instance
 from queunir_trio.outside.runtimes.process import ProcessRuntime
 from queunir_trio.outside.slice_control import SliceUnreachable, WrongSlice
 from queunir_trio.settings import DatabaseSettings
-from queunir_trio.store import slices
-from queunir_trio.store.bridge import Database
+from queunir_trio.store import slice_databases, slices
+from queunir_trio.store.bridge import Database, DatabaseUnavailable
 from queunir_trio.store.slices import StaleLeader
 from tests.doubles.premises import Answers, Killed, Premises, open_premises, stub_command
 from tests.doubles.runtime import MemoryRuntime
@@ -111,18 +111,26 @@ async def test_an_empty_pool_is_filled_and_not_beyond(place: Premises, quick: No
 
 async def test_never_more_than_two_are_made_at_once(place: Premises, quick: None) -> None:
     making = most = 0
+    two, go_on = trio.Event(), trio.Event()
 
-    class Counting(MemoryRuntime):
+    class Waiting(MemoryRuntime):
         async def ensure(self, spec):
             nonlocal making, most
             making += 1
             most = max(most, making)
-            await trio.sleep(0.05)
+            if making == 2:
+                two.set()
+            await go_on.wait()
             making -= 1
             return await super().ensure(spec)
 
-    place = sized(place.with_doubles(Counting()), at_least=5)
-    async with reconciling(place):
+    place = sized(place.with_doubles(Waiting()), at_least=5)
+    async with reconciling(place) as made:
+        with trio.fail_after(10):
+            await two.wait()
+        made.nudge()
+        assert len(await slices.listed(place.db)) == 2
+        go_on.set()
         await eventually(stand(place, *[Status.AVAILABLE] * 5))
     assert most == 2
 
@@ -130,10 +138,9 @@ async def test_never_more_than_two_are_made_at_once(place: Premises, quick: None
 async def test_a_claimed_slice_is_replaced_on_a_nudge(place: Premises, quick: None) -> None:
     async with reconciling(place) as made:
         await eventually(stand(place, Status.AVAILABLE))
-        user_id = await place.add_user()
         async with place.db.transaction() as connection:
-            claimed = await assignment.claim_for_new_user(connection, user_id)
-        assert claimed is not None
+            user_id = await connection.fetchval("insert into gateway.users (email) values ('new@x.org') returning id")
+            assert await assignment.claim_for_new_user(connection, user_id) is not None
         made.nudge()
         await eventually(stand(place, Status.ASSIGNED, Status.AVAILABLE))
 
@@ -395,6 +402,64 @@ async def test_while_the_runtime_is_dead_nothing_is_done_and_then_it_goes_on(pla
     assert runtime.started == [1, 1]
 
 
+async def test_a_runtime_that_hangs_keeps_nobody_waiting(
+    place: Premises, quick: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reconciler, "LISTED_WITHIN", 0.05)
+    row = await available(place)
+    place.resources.runtime.slow = 1000
+    await place.add_user()
+
+    async def is_served() -> bool:
+        return (await slices.find(place.db, row.id)).status == Status.ASSIGNED
+
+    async with reconciling(sized(place, at_least=0)):
+        await eventually(is_served)
+
+
+async def test_postgresql_away_in_the_middle_of_a_deed_is_waited_for(
+    place: Premises, quick: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real_schema = slice_databases.ensure_schema
+    tries = 0
+
+    async def away(*arguments: object) -> None:
+        nonlocal tries
+        tries += 1
+        if tries < 3:
+            raise DatabaseUnavailable("away")
+        await real_schema(*arguments)
+
+    monkeypatch.setattr(slice_databases, "ensure_schema", away)
+    async with reconciling(place):
+        await eventually(stand(place, Status.AVAILABLE))
+    assert tries == 3
+    assert await place.events() == []
+
+
+async def test_a_leader_overtaken_in_the_middle_of_a_deed_ends(place: Premises, quick: None) -> None:
+    class Overtaking(MemoryRuntime):
+        async def ensure(self, spec):
+            await place.db.execute("update gateway.leader set epoch = epoch + 1")
+            return await super().ensure(spec)
+
+    taken = place.with_doubles(Overtaking())
+    with trio.fail_after(10):
+        with pytest.RaisesGroup(pytest.RaisesExc(StaleLeader), flatten_subgroups=True):
+            await Reconciler(taken.resources, billing_enabled=False).run(0)
+    assert (await place.only_row()).status == Status.PROVISIONING
+    epoch = await place.db.fetchval("select epoch from gateway.leader")
+
+    async def is_available() -> bool:
+        return await stand(place, Status.AVAILABLE)()
+
+    async with trio.open_nursery() as nursery:
+        successor = taken.with_doubles(MemoryRuntime())
+        nursery.start_soon(Reconciler(successor.resources, billing_enabled=False).run, epoch)
+        await eventually(is_available)
+        nursery.cancel_scope.cancel()
+
+
 async def test_a_slice_marked_for_destruction_while_it_is_made_goes_at_once(place: Premises, quick: None) -> None:
     place = sized(place, at_least=0)
     place.resources.control.health_fails = SliceUnreachable("not yet")  # it would be waited for a whole minute
@@ -461,19 +526,26 @@ async def test_a_disk_that_can_not_be_tidied_stops_nothing(
 async def test_a_bug_in_one_deed_is_shown_and_the_others_go_on(
     place: Premises, quick: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    place = sized(place, at_least=1)
     broken = await available(place)
     real_request = destruction.request
+    crashes = 0
 
-    async def crash(db: Database, slice_id: int) -> bool:
-        raise RuntimeError("a bug")
+    async def crash_twice(db: Database, slice_id: int) -> bool:
+        nonlocal crashes
+        crashes += 1
+        if crashes <= 2:
+            raise RuntimeError("a bug")
+        return await real_request(db, slice_id)
 
-    monkeypatch.setattr(destruction, "request", crash)
+    monkeypatch.setattr(destruction, "request", crash_twice)
     await slices.set_wanted(place.db, broken.id, Wanted.ABSENT)
+
+    async def replaced() -> bool:
+        return [row.id > broken.id for row in await slices.listed(place.db) if row.status == Status.AVAILABLE] == [True]
+
     async with reconciling(place):
-        await eventually(stand(place, Status.AVAILABLE, Status.AVAILABLE))
-        monkeypatch.setattr(destruction, "request", real_request)
-        await eventually(stand(place, Status.AVAILABLE))
+        await eventually(replaced)
+    assert crashes == 3
 
 
 async def test_a_stale_leader_ends(place: Premises, quick: None) -> None:

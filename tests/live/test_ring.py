@@ -67,7 +67,15 @@ def test_an_id_is_known_only_in_its_own_ring_and_while_all_that_follows_is_held(
     ring = filled(Ring(frames_at_most=3), 5)
     assert ring.known(f"{ring.epoch}:3") == 3
     assert ring.known(f"{ring.epoch}:5") == 5
-    for unknown in (f"{ring.epoch}:1", f"{ring.epoch}:6", f"{Ring().epoch}:3", "", "5", f"{ring.epoch}:5\n", "x" * 9999):
+    for unknown in (
+        f"{ring.epoch}:1",
+        f"{ring.epoch}:6",
+        f"{Ring().epoch}:3",
+        "",
+        "5",
+        f"{ring.epoch}:5\n",
+        "x" * 9999,
+    ):
         assert ring.known(unknown) is None
 
 

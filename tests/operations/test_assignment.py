@@ -97,6 +97,23 @@ async def test_who_waited_longest_is_served_first_and_the_rest_go_on_waiting(pla
     assert await assignment.serve_waiting(place.db, billing_enabled=False) == waiting[2:]
 
 
+async def test_who_was_served_by_somebody_else_meanwhile_waits_no_more(
+    place: Premises, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await warm(place, 2)
+    first, second = await users(place, 2)
+    seen = await slices.waiting_users(place.db, False)
+    assert await assignment.claim_for_new_user(place.db, first) is not None
+    lists = [seen]
+
+    async def as_it_was(db: Database, billing_enabled: bool) -> list[int]:
+        return lists.pop()
+
+    monkeypatch.setattr(slices, "waiting_users", as_it_was)
+    assert await assignment.serve_waiting(place.db, billing_enabled=False) == []
+    assert {row.user_id for row in await slices.listed(place.db)} == {first, second}
+
+
 async def test_with_billing_only_who_pays_is_served(place: Premises) -> None:
     await warm(place, 2)
     await users(place, 2)

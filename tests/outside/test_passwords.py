@@ -13,27 +13,34 @@ from queunir_trio.outside.passwords import COST, Hasher, HashesBusy, Verdict
 CHEAP = 4
 
 
+async def check(hasher: Hasher, password: str, hashed: str | None) -> Verdict:
+    with hasher.place():
+        return await hasher.check(password, hashed)
+
+
 def stored(password: bytes, cost: int = CHEAP) -> str:
     return bcrypt.hashpw(password, bcrypt.gensalt(cost)).decode()
 
 
 async def test_a_password_is_known_again_and_another_is_not() -> None:
     hasher = Hasher(CHEAP)
-    hashed = await hasher.hash(b"correct horse")
+    with hasher.place():
+        hashed = await hasher.hash(b"correct horse")
     assert hashed.startswith("$2b$04$")
-    assert await hasher.check("correct horse", hashed) is Verdict.RIGHT
-    assert await hasher.check("correct horsf", hashed) is Verdict.WRONG
+    assert await check(hasher, "correct horse", hashed) is Verdict.RIGHT
+    assert await check(hasher, "correct horsf", hashed) is Verdict.WRONG
 
 
 async def test_the_cost_is_twelve_unless_a_test_says_otherwise() -> None:
-    assert (await Hasher().hash(b"correct horse")).startswith("$2b$12$")
+    with Hasher().place() as hasher:
+        assert (await hasher.hash(b"correct horse")).startswith("$2b$12$")
     assert COST == 12
 
 
 @pytest.mark.parametrize("prefix", ["$2a", "$2b", "$2y"])
 async def test_hashes_of_the_older_gateway_are_understood(prefix: str) -> None:
     old = prefix + stored("contraseña".encode())[3:]
-    assert await Hasher(CHEAP).check("contraseña", old) is Verdict.RIGHT
+    assert await check(Hasher(CHEAP), "contraseña", old) is Verdict.RIGHT
 
 
 @pytest.mark.parametrize(
@@ -52,6 +59,10 @@ async def test_hashes_of_the_older_gateway_are_understood(prefix: str) -> None:
         ("whatever", "$2b$03$" + "." * 53, Verdict.HASH_INVALID),
         ("whatever", "$2b$04$" + "é" * 53, Verdict.HASH_INVALID),
     ],
+    ids=[
+        "nobody", "too long", "too long in bytes", "a lone surrogate", "empty", "an empty hash", "another function",
+        "a hash cut short", "a hash too long", "a cost too high", "a cost too low", "a hash not ASCII",
+    ],  # fmt: skip
 )
 async def test_every_answer_costs_exactly_one_hash_of_full_cost(
     password: str, hashed: str | None, verdict: Verdict, monkeypatch: pytest.MonkeyPatch
@@ -65,14 +76,14 @@ async def test_every_answer_costs_exactly_one_hash_of_full_cost(
 
     monkeypatch.setattr(passwords.bcrypt, "checkpw", counted)
     hasher = Hasher(CHEAP)
-    assert await hasher.check(password, hashed) is verdict
+    assert await check(hasher, password, hashed) is verdict
     assert [call[:7] for call in calls] == [b"$2b$04$"]
     assert hasher.work == 1
 
 
 async def test_the_dummy_matches_nothing_even_for_who_is_not_there() -> None:
     hasher = Hasher(CHEAP)
-    assert await hasher.check("not the password of anybody", None) is Verdict.WRONG
+    assert await check(hasher, "not the password of anybody", None) is Verdict.WRONG
 
 
 async def test_a_hash_that_only_bcrypt_finds_malformed_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,7 +91,7 @@ async def test_a_hash_that_only_bcrypt_finds_malformed_is_no_error(monkeypatch: 
         raise ValueError("Invalid salt")
 
     monkeypatch.setattr(passwords.bcrypt, "checkpw", refuse)
-    assert await Hasher(CHEAP).check("whatever", stored(b"whatever")) is Verdict.WRONG
+    assert await check(Hasher(CHEAP), "whatever", stored(b"whatever")) is Verdict.WRONG
 
 
 async def test_beyond_the_waiting_room_one_is_told_to_come_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,7 +117,7 @@ async def test_beyond_the_waiting_room_one_is_told_to_come_again(monkeypatch: py
 
     async def one() -> None:
         try:
-            outcomes.append((await hasher.check("whatever", None)).value)
+            outcomes.append((await check(hasher, "whatever", None)).value)
         except HashesBusy as busy:
             outcomes.append(f"busy {busy.retry_after}")
 
@@ -116,7 +127,7 @@ async def test_beyond_the_waiting_room_one_is_told_to_come_again(monkeypatch: py
                 nursery.start_soon(one)
             await trio.testing.wait_all_tasks_blocked()
             assert outcomes == ["busy 3"] * 25
-            assert repr(hasher) == "<Hasher cost 4, 2 at work, 3 waiting>"
+            assert repr(hasher) == "<Hasher cost 4, 2 at work, 5 of 5>"
             await both.wait()
             gate.set()
     assert outcomes.count("wrong") == 5
@@ -131,8 +142,8 @@ async def test_who_goes_away_is_not_waited_for_but_keeps_the_thread_until_it_is_
     hasher = Hasher(CHEAP, threads=1)
     with trio.fail_after(5):
         with trio.move_on_after(0.05) as gone:
-            await hasher.check("whatever", None)
+            await check(hasher, "whatever", None)
         assert gone.cancelled_caught
         assert "1 at work" in repr(hasher)
         gate.set()
-        assert await hasher.check("whatever", None) is Verdict.WRONG
+        assert await check(hasher, "whatever", None) is Verdict.WRONG

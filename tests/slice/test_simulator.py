@@ -25,6 +25,7 @@ from queunir_slice.engine import (
     Synced,
 )
 from queunir_slice.simulator import CODES_LAST, Simulator
+from queunir_slice.supervision import keep_running
 
 WITHIN = 10.0  # seconds
 NEW = Remembered(None, None)
@@ -340,3 +341,21 @@ def test_orders_given_at_once_are_followed_one_after_another() -> None:
         assert [type(result) for result in results] == [type(None), NotPossible]
 
     assert live(story, PAIRED, speed=10.0).states().count(State.DEGRADED) == 1
+
+
+def test_a_fault_in_the_session_shows_and_it_starts_anew() -> None:
+    class FaultyEar(Ear):
+        async def hear(self, event: Event) -> None:
+            await super().hear(event)
+            if isinstance(event, CodeShown) and len(self.of(CodeShown)) == 1:
+                raise ValueError("a bug")
+
+    async def main() -> list[State]:
+        simulator, ear = Simulator("a", 100.0), FaultyEar()
+        running = asyncio.create_task(keep_running("engine", lambda: simulator.run(NEW, ear.hear)))
+        await ear.wait(lambda: len(ear.of(CodeShown)) == 2)
+        running.cancel()
+        await asyncio.wait([running])
+        return ear.states()
+
+    assert asyncio.run(main()) == [State.STARTING, State.QR, State.FAILED, State.STARTING, State.QR]

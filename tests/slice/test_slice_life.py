@@ -94,6 +94,29 @@ def test_without_its_database_it_answers_503_and_recovers_by_itself(crm: Any, wa
     assert crm.post(PATH, {"body": "after"}).status_code == 201
 
 
+def test_connections_that_end_at_any_moment_are_a_503_at_worst(crm: Any, wait_until: Any) -> None:
+    crm.post(PATH, {"body": "hello"})
+    statuses: set[int] = set()
+    over = threading.Event()
+
+    def ask() -> None:
+        while not over.is_set():
+            statuses.add(crm.get("/api/chats").status_code)
+            statuses.add(crm.post(PATH, {"body": "again"}).status_code)
+
+    threads = [threading.Thread(target=ask) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for _ in range(40):
+        crm.database.run("select pg_terminate_backend(pid) from pg_stat_activity where usename = $1", crm.database.name)
+    over.set()
+    for thread in threads:
+        thread.join()
+    assert statuses <= {200, 201, 503}
+    wait_until(lambda: crm.get("/api/chats").status_code == 200)
+    wait_until(lambda: not crm.database.run("select from messages where queued"))
+
+
 def test_a_slice_that_starts_before_its_database_waits_for_it(
     slice_database: Any, free_port: int, run_slice: Any
 ) -> None:

@@ -166,11 +166,15 @@ def test_a_message_for_later_is_taken_without_a_connection_and_goes_when_there_i
 
 
 def test_what_waited_when_the_phone_was_logged_out_is_not_sent_later(ready_slice: Any, wait_until: Any) -> None:
-    ready_slice.post("/api/simulator/freeze")
-    sent = ready_slice.post(PATH, {"body": "still here"}).json()
-    # thawed and logged out in one breath: a message that was taken meanwhile is never acked either
-    ready_slice.post("/api/simulator/thaw")
-    ready_slice.post("/api/simulator/logout")
-    wait_for_ack(ready_slice, wait_until, sent["wa_id"], -1)
+    ready_slice.post("/api/simulator/ban")
+    ready_slice.database.run("insert into chats (wa_id) values ($1)", ANA)
+    ready_slice.database.run(
+        "insert into messages (wa_id, chat_wa_id, from_me, body, queued) values ('waiting', $1, true, 'hello', true)",
+        ANA,
+    )
+    ready_slice.post("/api/status/logout")
+    wait_for_ack(ready_slice, wait_until, "waiting", -1)
     ready_slice.pair()
-    assert [row["ack"] for row in ready_slice.messages(ANA) if row["from_me"]] == [-1]
+    later = ready_slice.post(PATH, {"body": "from the new phone"}).json()
+    wait_for_ack(ready_slice, wait_until, later["wa_id"], 3)
+    assert [row["ack"] for row in ready_slice.messages(ANA) if row["wa_id"] == "waiting"] == [-1]

@@ -53,6 +53,7 @@ def test_every_missing_value_is_named_at_once() -> None:
         ("LOG_LEVEL", "loud"),
         ("SLICE_KEY", "short"),
         ("DATABASE_URL", "mysql://a"),
+        ("DATABASE_URL", "postgresql://a:port/b"),
         ("SLICE_KEY_FILE", "/nowhere/at/all"),
     ],
 )

@@ -110,3 +110,18 @@ async def test_resets_that_are_over_are_forgotten(database: Database, database_s
     assert await accounts.prune_resets(database) == 0
     await move_clock(database_settings, 1.01)
     assert await accounts.prune_resets(database) == 1
+
+
+async def test_users_are_listed_page_by_page(database: Database) -> None:
+    users = [await accounts.add(database, f"{name}@example.com", "hash") for name in "abc"]
+    assert await accounts.listed(database, 0, 2) == users[:2]
+    assert await accounts.listed(database, users[1].id, 2) == users[2:]
+
+
+async def test_all_resets_of_a_user_can_be_ended(database: Database) -> None:
+    user, other = [await accounts.add(database, f"{name}@example.com", "hash") for name in "ab"]
+    await accounts.add_reset(database, user.id, "reset")
+    await accounts.add_reset(database, other.id, "of another")
+    await accounts.end_resets(database, user.id)
+    assert await accounts.take_reset(database, "reset") is None
+    assert await accounts.take_reset(database, "of another") == other.id

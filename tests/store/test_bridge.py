@@ -132,6 +132,28 @@ async def test_a_cancelled_transaction_is_rolled_back_and_the_connection_goes_on
         assert not connection.closed
 
 
+async def test_after_a_commit_that_was_cancelled_nobody_goes_on(
+    asyncio_open: None, database_settings: DatabaseSettings
+) -> None:
+    async with open_connection(database_settings) as connection:
+        with trio.CancelScope() as scope:
+            async with connection.transaction():
+                await connection.execute(ADD, "a@example.com")
+                scope.cancel()
+        assert scope.cancelled_caught
+        assert connection.closed
+        with pytest.raises(DatabaseUnavailable):
+            await connection.fetchval(COUNT)
+    async with open_connection(database_settings, as_admin=True) as watcher:
+        with trio.fail_after(5):
+            while await watcher.fetchval(OTHERS):
+                await trio.sleep(0.01)
+        assert await watcher.fetchval(COUNT) == 0
+
+
+OTHERS = "select count(*) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()"
+
+
 async def test_who_waits_too_long_for_a_connection_is_told(
     asyncio_open: None, database_settings: DatabaseSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:

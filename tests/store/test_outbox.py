@@ -85,6 +85,19 @@ async def test_what_failed_is_tried_again_when_told(
     assert [row.attempts for row in await outbox.take_due(database, 10, epoch)] == [2]
 
 
+async def test_what_is_given_up_is_forgotten_but_for_the_error(
+    database: Database, database_settings: DatabaseSettings, epoch: int
+) -> None:
+    await outbox.put(database, "mail", "key", {"link": "https://example.com/secret"})
+    (row,) = await outbox.take_due(database, 10, epoch)
+    await outbox.give_up(database, row.id, "no such address")
+    await move_clock(database_settings, 86_400)
+    assert await outbox.take_due(database, 10, epoch) == []
+    kept = await database.fetchrow("select payload, last_error from gateway.outbox")
+    assert kept is not None
+    assert tuple(kept) == ({}, "no such address")
+
+
 async def test_who_leads_no_more_takes_nothing(database: Database, epoch: int) -> None:
     await outbox.put(database, "mail", "key", {})
     await database.execute("update gateway.leader set epoch = epoch + 1")

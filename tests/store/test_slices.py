@@ -7,7 +7,7 @@ import trio
 
 from queunir_trio.model.slices import TRANSITIONS, Status, Wanted
 from queunir_trio.settings import DatabaseSettings
-from queunir_trio.store import accounts, slices
+from queunir_trio.store import accounts, slices, steps
 from queunir_trio.store.bridge import Conflict, Database, open_connection
 from queunir_trio.store.slices import StaleLeader
 
@@ -191,6 +191,8 @@ async def test_steps_are_written_down_in_order(database: Database) -> None:
     ]
     assert await slices.steps(database, slice_.id, "provision") == log[:2]
     assert log[0].at <= log[1].at
+    assert await steps.newest(database, slice_.id) == log[-1]
+    assert await steps.newest(database, slice_.id + 1) is None
 
 
 async def test_a_row_that_is_removed_takes_what_refers_to_it_along(database: Database) -> None:

@@ -130,17 +130,29 @@ def another(app: GatewayApp) -> Callable[..., Browser]:
 
 
 @pytest.fixture
-async def unix_client(app: GatewayApp, tmp_path: Path, nursery: trio.Nursery) -> AsyncIterator[httpx.AsyncClient]:
-    """Speaks to the app through Hypercorn, as the front does."""
+async def another_client(
+    app: GatewayApp, tmp_path: Path, nursery: trio.Nursery
+) -> AsyncIterator[Callable[[], httpx.AsyncClient]]:
+    """Clients that speak to the app through Hypercorn, as the front does."""
     stop = trio.Event()
     socket = await nursery.start(serve_app, app, tmp_path / "run", stop)
-    async with httpx.AsyncClient(
-        transport=httpx.AsyncHTTPTransport(uds=str(socket)),
-        base_url="http://app.example.com",
-        headers={"x-front-client": SOMEWHERE, "x-front-scheme": "https"},
-    ) as client:
-        yield client
+
+    def make() -> httpx.AsyncClient:
+        return httpx.AsyncClient(
+            transport=httpx.AsyncHTTPTransport(uds=str(socket)),
+            base_url="http://app.example.com",
+            headers={"x-front-client": SOMEWHERE, "x-front-scheme": "https"},
+        )
+
+    yield make
     stop.set()
+
+
+@pytest.fixture
+async def unix_client(another_client: Callable[[], httpx.AsyncClient]) -> AsyncIterator[httpx.AsyncClient]:
+    """One of them."""
+    async with another_client() as client:
+        yield client
 
 
 @pytest.fixture

@@ -212,8 +212,9 @@ async def test_of_parallel_uses_exactly_one_wins(
 
 
 @pytest.mark.parametrize(
-    ("password", "code"), [("short", "password_too_short"), ("x" * 73, "password_too_long"), ("😀" * 19, "password_too_long")]
-)  # fmt: skip
+    ("password", "code"),
+    [("short", "password_too_short"), ("x" * 73, "password_too_long"), ("😀" * 19, "password_too_long")],
+)
 async def test_a_password_that_will_not_do_leaves_the_link_good(
     browser: Browser, database: Database, world: World, password: str, code: str
 ) -> None:

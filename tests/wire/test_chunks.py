@@ -122,12 +122,20 @@ def test_an_incomplete_body_is_not_done() -> None:
         assert b"abcdefg".startswith(data)
 
 
-def test_a_decoder_that_is_done_takes_no_more() -> None:
-    decoder, buffer = ChunkDecoder(), bytearray(LAST + b"3\r\nabc\r\n")
+@pytest.mark.parametrize("behind", [b"3\r\nabc\r\n", b"\r\n", b"X: y\r\n\r\n"])
+def test_a_decoder_that_is_done_takes_no_more(behind: bytes) -> None:
+    decoder, buffer = ChunkDecoder(), bytearray(LAST + behind)
     assert decoder.take(buffer) == []
     assert decoder.take(buffer) == []
     assert decoder.done
-    assert bytes(buffer) == b"3\r\nabc\r\n"
+    assert bytes(buffer) == behind
+
+
+@pytest.mark.parametrize(
+    "beginning", [b"x", b"\n", b" ", b";", b"3 ", b"3\n", b"3;a\n", b"3\rx", b"3\r\nabcd", b"0\r\nX\n"]
+)
+def test_what_can_not_become_right_is_not_waited_for(beginning: bytes) -> None:
+    assert refusal(beginning, 1).status == 400
 
 
 def test_data_is_handed_on_before_its_chunk_is_complete() -> None:

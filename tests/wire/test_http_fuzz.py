@@ -279,6 +279,7 @@ SCRAPS = (
     b"\r\n\r\n",
     b"\n\n",
     b"\r\n ",
+    b"\nX:y",
     b"HTTP/1.1",
     b"HTTP/1.0",
     b"GET / ",

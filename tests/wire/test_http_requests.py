@@ -74,7 +74,8 @@ MALFORMED = {
     "a tab for a space": b"GET\t/ HTTP/1.1\r\nHost: a\r\n\r\n",
     "no version": b"GET /\r\nHost: a\r\n\r\n",
     "no version, with a body": b"GET /\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello",
-    "a field hidden in the request line by a bare LF": b"GET /x\nHost:a HTTP/1.1\r\nHost: a\r\n\r\n",
+    "a Host hidden in the request line by a bare LF": b"GET /x\nHost:a HTTP/1.1\r\nHost: a\r\n\r\n",
+    "a field hidden in the request line by a bare LF": b"GET /x\nX:a HTTP/1.1\r\nHost: a\r\n\r\n",
     "a version of another protocol": b"GET / RTSP/1.0\r\nHost: a\r\n\r\n",
     "a version of a radio": b"SOURCE / ICE/1.0\r\nHost: a\r\n\r\n",
     "a version in small letters": b"GET / http/1.1\r\nHost: a\r\n\r\n",
@@ -355,6 +356,12 @@ def test_limits_are_inclusive() -> None:
     largest = get(b"X: " + b"x" * (HEAD_AT_MOST - len(get(b"X: "))))
     assert len(largest) == HEAD_AT_MOST
     assert read(largest).field(b"host") == b"a"
+    assert refusal(largest[:-2] + b"xx", 1 << 20).status == 431
+
+
+@pytest.mark.parametrize("first", [b"\r", b"\n", b" ", b"g", b"\x16", b"\x80", b"\0", b"1"])
+def test_one_wrong_byte_at_the_beginning_is_enough(first: bytes) -> None:
+    assert refusal(first, 1).code == "bad_request"
 
 
 def test_requests_in_one_write_come_out_one_by_one_and_a_bad_one_does_not_touch_the_first() -> None:

@@ -176,6 +176,13 @@ def test_an_incomplete_head_is_waited_for() -> None:
     assert reader.next_head(b"GET") is not None
 
 
+@pytest.mark.parametrize("first", [b"\r", b"\n", b"h", b"<"])
+def test_one_wrong_byte_at_the_beginning_is_enough(first: bytes) -> None:
+    reader = ResponseReader(bytearray(first))
+    with pytest.raises(BadMessage):
+        reader.next_head(b"GET")
+
+
 def test_a_reader_can_share_a_buffer() -> None:
     buffer = bytearray(answer(204))
     assert ResponseReader(buffer).next_head(b"GET") is not None

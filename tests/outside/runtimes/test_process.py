@@ -5,9 +5,11 @@ import os
 import signal
 import socket
 import stat
+import subprocess
 import sys
 import urllib.request
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 from uuid import UUID, uuid4
 
@@ -70,6 +72,10 @@ def private(path: str) -> str:
     """What a file holds that only its owner may read."""
     assert stat.S_IMODE(Path(path).stat().st_mode) == 0o600
     return Path(path).read_text()
+
+
+def failing_child(environment: dict[str, str]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-S", "-c", "raise SystemExit(1)"], env=environment)
 
 
 def open_files(pid: int) -> dict[str, str]:
@@ -182,10 +188,10 @@ async def test_a_dead_slice_is_seen_and_reaped_and_started_again(make: Make, spe
         return processes.identify(first.pid or 0) is None
 
     await until(gone)
-    with pytest.raises(ProcessLookupError):  # not even a zombie is left
-        os.kill(first.pid, 0)
     seen = await runtime.inspect(4)
     assert seen == Instance(4, spec.uuid, False)
+    with pytest.raises(ProcessLookupError):  # not even a zombie is left
+        os.kill(first.pid, 0)
     again = await runtime.ensure(spec)
     assert again.running
     assert again.pid != first.pid
@@ -292,6 +298,25 @@ async def test_secrets_do_not_appear_in_what_is_printed(make: Make, spec: Instan
     assert "s3cret" not in repr(spec)
     assert "s3cret" not in json.dumps(state(tmp_path))
     assert str(tmp_path) in repr(runtime)
+
+
+async def test_looking_for_slices_reaps_nobody_elses_children(spec: InstanceSpec) -> None:
+    """A zombie belongs to who started it, who may still want to know how it ended."""
+    other = failing_child({"SLICE_UUID": str(spec.uuid)})
+    await until(lambda: processes.identify(other.pid) is None)
+    assert processes.carrying("SLICE_UUID", str(spec.uuid)) == []
+    assert other.wait() == 1
+
+
+async def test_what_is_gone_is_ended_and_killed_without_harm() -> None:
+    ours = processes.identify(os.getpid())
+    assert ours is not None
+    gone = replace(ours, started=ours.started - 1)  # who had this pid before
+    assert await processes.end(gone, within=1)
+    processes.kill(gone)
+    nobody = replace(ours, pid=2**22 + 1)
+    assert await processes.end(nobody, within=1)
+    assert not processes.is_alive(replace(ours, boot="an earlier one"))
 
 
 def test_a_mark_of_another_is_not_ours() -> None:
