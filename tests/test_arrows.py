@@ -35,7 +35,7 @@ ROOMS: dict[str, set[str]] = {
 # an odd dependency and the modules through which alone it may come in
 DOORS: dict[str, set[str]] = {
     "hypercorn": {"web.server"},
-    "quart_trio": {"web.app"},
+    "quart_trio": {"web.app", "web.bodies", "web.errors"},
     "httptools": {"wire.http_rules", "wire.http_requests", "wire.http_responses", "wire.http"},
     "asyncio": {"store.bridge"},
     "trio_asyncio": {"store.bridge"},

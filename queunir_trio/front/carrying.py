@@ -16,7 +16,7 @@ from queunir_trio.front.connection import Connection, Phase
 from queunir_trio.outside.sockets import close, receive, send_all
 from queunir_trio.outside.upstream import Unreachable, Upstream
 from queunir_trio.wire.chunks import ChunkDecoder
-from queunir_trio.wire.http import BadMessage, Framing, RequestHead, ResponseHead, ResponseReader
+from queunir_trio.wire.http import Framing, RequestHead, ResponseHead, ResponseReader
 
 REPEATABLE: Final = frozenset({b"GET", b"HEAD"})
 
@@ -72,7 +72,8 @@ class Errand:
     async def run(self) -> bool:
         """Carries it; returns whether the client's connection may live on.
 
-        Unreachable, TooSlow, WrongPeer, BadMessage (502) before the answer has begun; Cut after; ClientGone.
+        Unreachable, TooSlow or WrongPeer before the answer has begun, Cut after; BadMessage (502, or of the request's
+        body) at any time; ClientGone.
         """
         self.upstream.enter()
         try:
@@ -240,7 +241,7 @@ class Errand:
         decoder = ChunkDecoder(answer=True) if answer.framing is Framing.CHUNKED else None
         begun = False
         while True:
-            pieces, ended = self._taken(decoder, reader.buffer)
+            pieces, ended = _taken(decoder, reader.buffer)
             framed = (chunks(pieces) + (LAST_CHUNK if ended else b"")) if self.head.minor else b"".join(pieces)
             if not begun:
                 begun = True
@@ -260,23 +261,20 @@ class Errand:
                     await self.connection.send(LAST_CHUNK)
                 return False
 
-    def _taken(self, decoder: ChunkDecoder | None, buffer: bytearray) -> tuple[list[bytes], bool]:
-        if decoder is None:
-            pieces = [bytes(buffer)]
-            del buffer[:]
-            return pieces, False
-        try:
-            return decoder.take(buffer), decoder.done
-        except BadMessage:
-            if self.connection.has_answered:
-                raise Cut from None
-            raise
-
     async def _body_of(self, sock: socket.socket) -> bytes:
         try:
             return await receive(sock)
         except OSError:
             raise Cut from None
+
+
+def _taken(decoder: ChunkDecoder | None, buffer: bytearray) -> tuple[list[bytes], bool]:
+    """What of a body is in the buffer, and whether that is its end."""
+    if decoder is not None:
+        return decoder.take(buffer), decoder.done
+    pieces = [bytes(buffer)]
+    buffer.clear()
+    return pieces, False
 
 
 class _Stale(Exception):

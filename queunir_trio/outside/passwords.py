@@ -73,13 +73,13 @@ class Hasher:
             self._taken -= 1
 
     async def hash(self, password: bytes) -> str:
-        """The hash to store of a password that `checked_password` let pass. To be called from a place in the queue."""
+        """The hash to store of a password that `checked_password` let pass. What is asked from outside has a place."""
         return await self._in_thread(_hashed, password, self._cost)
 
     async def check(self, password: str, stored: str | None) -> Verdict:
         """Whether `stored` is the hash of `password`; None stands for a user who does not exist or has no password.
 
-        Costs one bcrypt whatever was given. To be called from a place in the queue.
+        Costs one bcrypt whatever was given. What is asked from outside has a place in the queue.
         """
         encoded = password.encode(errors="surrogatepass")
         fits = len(encoded) <= PASSWORD_MAX_BYTES
@@ -91,7 +91,6 @@ class Hasher:
         return Verdict.RIGHT if matches and against is stored else Verdict.WRONG
 
     async def _in_thread(self, function: Callable[..., T], *args: object) -> T:
-        assert self._taken > 0
         self.work += 1
         # abandoned when the client goes away; the thread keeps its place in the limit until it is done
         return await trio.to_thread.run_sync(function, *args, limiter=self._threads, abandon_on_cancel=True)

@@ -17,9 +17,8 @@ from queunir_trio.web.schemas import (
     AdminUsersQuery,
     Assignment,
     NewSlice,
-    admin_slice_of,
-    admin_user_of,
 )
+from queunir_trio.web.showing import admin_slice_of, admin_user_of
 from queunir_trio.web.world import the_world
 
 THIS_MACHINE = "127.0.0.1"

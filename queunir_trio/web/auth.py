@@ -22,9 +22,8 @@ from queunir_trio.web.schemas import (
     PasswordByLink,
     PasswordByPassword,
     Sessions,
-    account_of,
-    session_of,
 )
+from queunir_trio.web.showing import account_of, session_of
 from queunir_trio.web.world import the_world
 
 FORGOT_TAKES = 0.25  # seconds, whether there is such an account or not

@@ -21,8 +21,8 @@ from queunir_trio.web.schemas import (
     SliceCounts,
     SlicesHealth,
     UserCounts,
-    slice_health_of,
 )
+from queunir_trio.web.showing import slice_health_of
 from queunir_trio.web.world import the_world
 
 ANSWERED_WITHIN = 3.0  # seconds for the database, before it counts as unavailable

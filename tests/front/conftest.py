@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import pytest
 from structlog.testing import capture_logs
 
+from queunir_trio.front import listener
 from tests.front.house import House, open_house
 
 
@@ -17,8 +18,10 @@ class OpenHouse(Protocol):
 
 
 @pytest.fixture
-def opened() -> Iterator[OpenHouse]:
+def opened(monkeypatch: pytest.MonkeyPatch) -> Iterator[OpenHouse]:
     """Opens houses with other limits or settings than usual."""
+    # a connection to a slice that ends in a test was closed for a reason, and not because it was idle
+    monkeypatch.setattr(listener, "IDLE_AT_MOST", 1e9)
     with TemporaryDirectory(prefix="front") as directory:  # short: a Unix socket's path has 107 bytes
 
         def open_one(*arguments: Any, **options: Any) -> AbstractAsyncContextManager[House]:

@@ -203,6 +203,17 @@ async def test_what_follows_a_body_that_went_nowhere_is_still_the_next_request(h
     assert not house.front.refusals["bad_request"]
 
 
+async def test_the_rest_of_a_body_that_went_nowhere_is_not_the_next_request(house: House) -> None:
+    house.slice.stop_listening()
+    client = await house.client()
+    body = b"begin" + api(b"/api/smuggled")
+    answer = await client.ask(api(method=b"POST", fields=b"content-length: %d\r\n" % len(body)) + b"begin")
+    assert (answer.status, answer.field(b"connection")) == (502, b"close")
+    await client.send(body[5:])
+    assert await client.rest() == b""
+    assert house.front.requests == 1
+
+
 @pytest.mark.parametrize("method", [b"GET", b"HEAD"])
 async def test_a_stale_connection_is_replaced_once_for_a_safe_request(house: House, method: bytes) -> None:
     client, talk = await asked(house, api())

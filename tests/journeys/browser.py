@@ -55,6 +55,15 @@ class Events:
     async def named(self, name: str, *, after: int = 0, within: float = 20.0) -> Event:
         return await self.until(lambda event: event.name == name, after=after, within=within)
 
+    async def code(self, within: float = 20.0) -> dict[str, Any]:
+        """The code to scan, from an event of its own or from the state that a stream begins with."""
+
+        def shows(event: Event) -> bool:
+            return event.name == "wa:qr" or (event.name == "wa:catchup" and event.data["qr"] is not None)
+
+        event = await self.until(shows, within=within)
+        return dict(event.data if event.name == "wa:qr" else event.data["qr"])
+
     async def end(self, within: float = 10.0) -> None:
         with trio.fail_after(within):
             while not self.ended:

@@ -51,7 +51,7 @@ async def test_five_hundred_streams_of_which_twenty_do_not_read(gateway: Gateway
             ended = [trio.Event() for _ in readers]
             for reader, event in zip(readers, ended, strict=True):
                 nursery.start_soon(read_to_the_end, reader, event)
-            await events.named("wa:qr")
+            await events.code()
             await browser.simulate("scan")
             await events.named("wa:ready")
             # more than the kernel holds for those who do not read

@@ -47,7 +47,7 @@ async def test_a_killed_slice_comes_back_and_the_stream_goes_on_with_an_explicit
     browser = gateway.browser()
     await browser.register("ana@example.com")
     async with browser.events() as events:
-        await events.named("wa:qr")
+        await events.code()
         await browser.simulate("scan")
         await events.named("wa:ready")
         await browser.simulate("message", **{"from": ANNA, "body": "before"})
@@ -79,7 +79,7 @@ async def test_slices_outlive_the_gateway_and_browsers_resume(gateway: Gateway) 
     await browser.register("ana@example.com")
     uptime = (await browser.client.get("/api/health")).json()["uptime"]
     async with browser.events() as events:
-        await events.named("wa:qr")
+        await events.code()
         await browser.simulate("scan")
         await events.named("wa:ready")
         assert await gateway.stop() == 0

@@ -100,7 +100,7 @@ async def test_a_reassignment_takes_effect_at_once(gateway: Gateway) -> None:
     registered = await browser.register("ana@example.com")
     first = registered["slice"]["id"]
     async with gateway.admin() as admin, browser.events() as events:
-        await events.named("wa:qr")
+        await events.code()
         slices = (await admin.get("/health/slices")).json()["slices"]
         other = next(row["id"] for row in slices if row["status"] == "available")
         mark = len(events.history)

@@ -31,7 +31,7 @@ KEY = "k" * 64
 PASSWORD = "slice-password-for-tests"
 TEMPLATE = "slice_template"
 SPEED = "40"
-WITHIN = 20.0  # seconds: how long anything may take before a test gives up
+WITHIN = 30.0  # seconds: how long anything may take before a test gives up
 
 _numbers = itertools.count(1)
 
@@ -97,8 +97,9 @@ class Slice:
 
     def wait_for_code(self) -> dict[str, Any]:
         """Looks as a person does, for whom an idle slice shows a code again."""
-        until(lambda: bool(self._code()))
-        return self._code() or self.wait_for_code()
+        found: list[dict[str, Any]] = []
+        until(lambda: bool(code := self._code()) and not found.append(code))
+        return found[0]
 
     def _code(self) -> dict[str, Any]:
         found: dict[str, Any] = self.get("/api/status/state", headers={"X-User-Id": "1"}).json()["qr"] or {}
@@ -106,8 +107,7 @@ class Slice:
 
     def pair(self) -> None:
         """Scans the code and waits until messages can be sent."""
-        self.wait_for_code()
-        assert self.post("/api/simulator/scan").status_code == 200
+        until(lambda: bool(self._code()) and self.post("/api/simulator/scan").status_code == 200)
         self.wait_for_state("ready")
 
     def messages(self, wa_id: str) -> list[dict[str, Any]]:

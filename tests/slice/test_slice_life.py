@@ -158,7 +158,7 @@ async def test_it_stops_in_time_while_clients_listen_and_requests_run(
             stopped.post("/api/simulator/flood", {"count": 100_000, "per_second": 500})
             began = time.monotonic()
             assert stopped.stop() == 0
-            assert time.monotonic() - began < 8
+            assert time.monotonic() - began < 10
         assert "slice_stopped" in stopped.log_text()
 
 
@@ -168,7 +168,7 @@ def test_it_stops_in_time_without_its_database(slice_database: Any, free_port: i
         slice_database.shut_out()
         began = time.monotonic()
         assert stopped.stop() == 0
-        assert time.monotonic() - began < 8
+        assert time.monotonic() - began < 10
 
 
 def test_no_message_is_ever_logged(crm: Any, wait_until: Any) -> None:

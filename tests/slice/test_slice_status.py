@@ -48,7 +48,7 @@ def test_the_state_shows_the_code_and_when_it_expires(a_slice: Any) -> None:
 def test_an_idle_slice_shows_codes_to_people_and_not_to_a_monitor(
     slice_database: Any, free_port: int, run_slice: Any
 ) -> None:
-    with run_slice(slice_database, free_port, SIMULATOR_SPEED="1000") as idle:
+    with run_slice(slice_database, free_port, SIMULATOR_SPEED="100") as idle:
         idle.wait_for_state("stopped")
         for _ in range(20):
             assert idle.get("/api/status/state").json() == {"state": "stopped", "phoneNumber": None, "qr": None}
