@@ -8,8 +8,9 @@ import structlog
 from queunir_trio.errors import Refused
 from queunir_trio.front.answers import CONTINUE, cross_origin_lines, error_answer, preflight_answer
 from queunir_trio.front.bodies import RequestBody
-from queunir_trio.front.carrying import AnswerLines, Cut, Errand
+from queunir_trio.front.carrying import Errand
 from queunir_trio.front.connection import Connection, Phase
+from queunir_trio.front.delivering import AnswerLines, Cut, Delivery
 from queunir_trio.front.gate import Client, Kind, NotAdmitted
 from queunir_trio.front.limits import UNWANTED_AT_MOST
 from queunir_trio.front.state import Front
@@ -126,12 +127,12 @@ class Exchange:
     async def _run(
         self, upstream: Upstream, request: bytes, body: RequestBody | None, answer_lines: AnswerLines
     ) -> bool:
-        errand = Errand(self.connection, self.head, upstream, request, body, answer_lines, self.extra)
+        delivery = Delivery(self.connection, self.head, body, answer_lines, self.extra)
         try:
-            return await errand.run()
+            return await Errand(self.connection, self.head, upstream, request, body, delivery).run()
         finally:
-            if errand.dropped and self.route is not None:
-                self.front.report_dropped(self.route, errand.dropped)
+            if delivery.dropped and self.route is not None:
+                self.front.report_dropped(self.route, delivery.dropped)
 
     def _to_stream(self, route: Route) -> bool:
         """Hands the socket over; from here on it is no connection of ours."""

@@ -9,8 +9,8 @@ import socket
 import structlog
 
 from queunir_trio.front.answers import ALL_METHODS, error_answer
-from queunir_trio.front.carrying import Cut
 from queunir_trio.front.connection import ClientGone, Connection, Phase
+from queunir_trio.front.delivering import Cut
 from queunir_trio.front.exchange import Exchange
 from queunir_trio.front.state import Front
 from queunir_trio.outside.sockets import close, reset, send_some

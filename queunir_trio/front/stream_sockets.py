@@ -5,13 +5,16 @@ Events come edge-triggered, so a socket costs a system call only when something 
 """
 
 import select
+import socket
 from collections.abc import Callable
 from typing import Final
 
 import trio
 
 from queunir_trio.front.audience import Stream
+from queunir_trio.outside import sockets
 
+SEND_BUFFER: Final = 65536  # bytes in the kernel for a client that does not read; left alone it would grow to megabytes
 DROPPED_AT_MOST: Final = 65536  # bytes a client may send behind its request
 READ_AT_MOST: Final = 16384  # bytes at once
 EVENTS_AT_ONCE: Final = 256  # between two chances for others to run
@@ -61,7 +64,7 @@ class StreamSockets:
 
 
 def drained(stream: Stream) -> bool:
-    """Drops what the client sent: unread, it would turn our close into a reset. False: it is gone, or talks too much."""
+    """Drops what the client sent: unread, it would turn a close into a reset. False: it is gone, or talks too much."""
     try:
         while stream.dropped_bytes < DROPPED_AT_MOST:
             data = stream.sock.recv(READ_AT_MOST)
@@ -73,3 +76,29 @@ def drained(stream: Stream) -> bool:
     except OSError:
         return False
     return False
+
+
+def prepared(sock: socket.socket, acknowledged_within: float) -> bool:
+    """Makes a connection's socket fit for a stream. A client that acknowledges nothing for so many seconds is gone.
+
+    False: it is gone already, and the socket is closed.
+    """
+    try:
+        sockets.without_delay(sock)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
+        if sock.family != socket.AF_UNIX:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(acknowledged_within * 1000))
+    except OSError:
+        sockets.close(sock)
+        return False
+    return True
+
+
+def turn_away(sock: socket.socket, last_words: bytes) -> None:
+    """Says something, if it can be said at once, and closes."""
+    try:
+        sock.setblocking(False)
+        sock.send(last_words)
+    except OSError:
+        pass  # it will not hear them, and goes all the same
+    sockets.close(sock)

@@ -15,7 +15,7 @@ from queunir_trio.errors import Refused
 from queunir_trio.front.audience import NOWHERE, Audience, Source, Stream
 from queunir_trio.front.bursts import Bursts
 from queunir_trio.front.entitlement import Entitlement, RouteBook, Valid
-from queunir_trio.front.stream_sockets import StreamSockets, drained
+from queunir_trio.front.stream_sockets import StreamSockets, drained, prepared, turn_away
 from queunir_trio.live.hub import Hub
 from queunir_trio.live.supervision import keep_running
 from queunir_trio.model.routing import Route
@@ -24,7 +24,6 @@ from queunir_trio.wire import sse
 
 SESSION_ENDED: Final = sse.frame("wa:session_ended", b"{}")
 RETRY: Final = (1_000, 4_000)  # milliseconds, so that those who lost their streams together do not come back together
-SEND_BUFFER: Final = 65536  # bytes in the kernel for a client that does not read; left alone it would grow to megabytes
 SWEEPS: Final = 10  # looks at the stuck ones within the time that they are borne with
 AT_ONCE: Final = 200  # streams served between two chances for others to run
 ROTATION_SPREAD: Final = 0.2
@@ -84,7 +83,7 @@ class Streams:
         elif route.refusal == "no_slice":
             self.follow(sock, head, self._hub.waiting(route.user_id), last_event_id, route=route)
         else:
-            _turn_away(sock, head + SESSION_ENDED)
+            turn_away(sock, head + SESSION_ENDED)
 
     def follow(
         self,
@@ -97,9 +96,10 @@ class Streams:
     ) -> None:
         """Lets a connection follow any source; with a `route`, for as long as that is good."""
         if self._closing:
-            _turn_away(sock, b"")
+            turn_away(sock, b"")
             return
-        self._prepare(sock)
+        if not prepared(sock, self._stuck):
+            return
         spread = random.uniform(1 - ROTATION_SPREAD, 1 + ROTATION_SPREAD)  # noqa: S311 - not a secret
         stream = Stream(sock, route, trio.current_time() + self._rotation * spread)
         self._streams[stream] = None
@@ -117,9 +117,9 @@ class Streams:
         """Serves the streams until it is cancelled; then none is left."""
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._sockets.run)
-                nursery.start_soon(self._tend)
-                nursery.start_soon(self._bursts.run)
+                nursery.start_soon(keep_running, "sockets of streams", self._sockets.run)
+                nursery.start_soon(keep_running, "time of streams", self._tend)
+                nursery.start_soon(keep_running, "bursts of streams", self._bursts.run)
                 nursery.start_soon(keep_running, "entitlement of streams", self._entitlement.run)
                 task_status.started()
         finally:
@@ -132,6 +132,7 @@ class Streams:
         """Ends every stream and takes no more: politely, but for those whose clients do not read."""
         self._closing = True
         with trio.move_on_after(within):
+            await trio.lowlevel.checkpoint()
             while self._streams:
                 for stream in list(islice(self._streams, AT_ONCE)):
                     self.drop(stream, reset=stream.stuck_since is not None)
@@ -165,12 +166,6 @@ class Streams:
             sockets.close(stream.sock)
 
     # coming and going
-
-    def _prepare(self, sock: socket.socket) -> None:
-        sockets.without_delay(sock)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
-        if sock.family != socket.AF_UNIX:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(self._stuck * 1000))
 
     def _join(self, stream: Stream, source: Source, first: bytes, place: int) -> None:
         audience = self._audiences.get(source)
@@ -247,12 +242,3 @@ class Streams:
             for start in range(0, len(everyone), AT_ONCE):
                 audience.comment(sse.KEEPALIVE, everyone[start : start + AT_ONCE])
                 await trio.lowlevel.checkpoint()
-
-
-def _turn_away(sock: socket.socket, last_words: bytes) -> None:
-    sock.setblocking(False)
-    try:
-        sock.send(last_words)
-    except OSError:
-        pass  # it will not hear them, and goes all the same
-    sockets.close(sock)

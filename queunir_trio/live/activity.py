@@ -6,6 +6,7 @@ import structlog
 import trio
 
 from queunir_trio.errors import Lost
+from queunir_trio.live.supervision import keep_running
 
 log = structlog.get_logger()
 
@@ -34,6 +35,9 @@ class Activity:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Writes what was learned, for ever; while the database is away it only remembers."""
         task_status.started()
+        await keep_running("activity", self._write)
+
+    async def _write(self) -> None:
         while True:
             await self._news.wait()
             await self._flush()

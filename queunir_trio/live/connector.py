@@ -112,11 +112,12 @@ class Connector:
         """Brings the conversation to where events come; gives those that came before."""
         early = []
         with trio.move_on_after(CONNECTED_WITHIN):
-            while not conversation.connected:
+            while True:
                 event = await _next(socket, conversation)
                 if event is not None:
                     early.append(event)
-            return early
+                if conversation.connected:
+                    return early
         raise ConversationBroken("the slice did not begin the conversation in time")
 
     async def _listen(self, socket: SliceSocket, conversation: Conversation) -> None:

@@ -147,3 +147,5 @@ class Connectors:
             await connector.look_again()
         except Lost:
             pass  # the table can not be asked; who has lost a line asks again by itself
+        except Exception:
+            log.exception("address_not_looked_up", slice_id=connector.channel.slice_id)

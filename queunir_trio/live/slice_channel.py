@@ -9,9 +9,10 @@ from queunir_trio.live.channel import Channel, compact_json
 
 Learned = Callable[[int, str, bool, str | None], None]  # slice id, state, whether WhatsApp is connected, its number
 
-STATE_AT_MOST: Final = 64  # characters
+WORD_AT_MOST: Final = 64  # characters of a state, a phone number or a time
 NAME_AT_MOST: Final = 128  # characters
 OURS: Final = frozenset({"wa:catchup", "wa:provisioning", "wa:session_ended"})  # not for a slice to say
+UNKNOWN: Final = "unknown"  # a state that is no word
 LINKED: Final = frozenset({"syncing", "ready"})  # WhatsApp is connected
 UNDER_WAY: Final = frozenset({"authenticated", "syncing", "ready"})
 LOG_OUTS: Final = frozenset({"logout", "logged_out"})  # reasons of a disconnection
@@ -84,8 +85,9 @@ class SliceChannel(Channel):
         """The line is open, and this is how the slice stands: what may have been missed is said, not guessed."""
         gap, self._synced = self._synced, True
         self._line("open")
-        self.phone_number = report.phone_number
-        self._enter(report.state, self._said[1] if report.state == self._said[0] else None)
+        self.phone_number = _word(report.phone_number)
+        state = _word(report.state) or UNKNOWN
+        self._enter(state, self._said[1] if state == self._said[0] else None)
         self.qr = _code(report.qr)
         if gap:
             self.ring.forget()
@@ -118,10 +120,10 @@ class SliceChannel(Channel):
         self.connector = connector
         self._greetings.clear()
 
-    def _enter(self, state: str, since: object = None) -> None:
+    def _enter(self, state: str, since: str | None = None) -> None:
         if state != self.state or since is not None:
-            self.since = since if isinstance(since, str) else now()
-        self.state = state[:STATE_AT_MOST]
+            self.since = since or now()
+        self.state = state
         self._said = (self.state, self.since)
         if state != "qr":
             self.qr = None
@@ -131,8 +133,8 @@ class SliceChannel(Channel):
             self._learned(self.slice_id, self.state, self.state in LINKED, self.phone_number)
 
     def _on_state(self, told: object) -> None:
-        if isinstance(told, dict) and isinstance(told.get("state"), str):
-            self._enter(told["state"], told.get("since"))
+        if isinstance(told, dict):
+            self._enter(_word(told.get("state")) or UNKNOWN, _word(told.get("since")))
 
     def _on_qr(self, told: object) -> None:
         self._enter("qr")
@@ -144,7 +146,7 @@ class SliceChannel(Channel):
 
     def _on_ready(self, told: object) -> None:
         number = told.get("phoneNumber") if isinstance(told, dict) else None
-        self.phone_number = number if isinstance(number, str) else self.phone_number
+        self.phone_number = _word(number) or self.phone_number
         self._enter("ready")
 
     def _on_disconnected(self, told: object) -> None:
@@ -177,8 +179,16 @@ def _value(payload: bytes) -> object:
         return None
 
 
+def _word(told: object) -> str | None:
+    """A short text as a slice told it, fit for the table and the log; whatever else it may be is none."""
+    return told if isinstance(told, str) and 0 < len(told) <= WORD_AT_MOST and told.isprintable() else None
+
+
 def _code(told: object) -> dict[str, Any] | None:
     """A QR code as browsers get it; an older image tells the bare code."""
     if isinstance(told, str):
         return {"qr": told, "expires_at": None, "n": None}
-    return told if isinstance(told, dict) else None
+    if not isinstance(told, dict) or not isinstance(told.get("qr"), str):
+        return None
+    n = told.get("n")
+    return {"qr": told["qr"], "expires_at": _word(told.get("expires_at")), "n": n if isinstance(n, int) else None}

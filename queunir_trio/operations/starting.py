@@ -3,6 +3,7 @@
 from typing import Final
 from urllib.parse import quote, urlencode
 
+import structlog
 import trio
 
 from queunir_trio.errors import Lost
@@ -16,6 +17,8 @@ from queunir_trio.store import slices
 FIRST_ASKED_AFTER: Final = 0.1  # seconds; the pause then grows up to HEALTH_ASKED_EVERY
 PAUSE_GROWS_BY: Final = 1.5
 
+log = structlog.get_logger()
+
 
 class NeverHealthy(Lost):
     """The slice was started and did not become healthy."""
@@ -24,11 +27,13 @@ class NeverHealthy(Lost):
 async def start(resources: Resources, slice_: Slice) -> None:
     """Starts what should run and waits until it is well; a running one is merely asked. StepFailed."""
     await carry_out(resources, slice_, "start", START)
+    log.info("slice_started", slice_id=slice_.id)
 
 
 async def stop(resources: Resources, slice_: Slice) -> None:
     """Stops what should not run and keeps its data. StepFailed."""
     await carry_out(resources, slice_, "stop", STOP)
+    log.info("slice_stopped", slice_id=slice_.id)
 
 
 async def ensure_instance(resources: Resources, slice_: Slice) -> None:

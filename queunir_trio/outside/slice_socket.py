@@ -10,7 +10,6 @@ from typing import Any, Final, cast
 
 import trio
 from trio_websocket import ConnectionClosed, ConnectionRejected, WebSocketConnection, wrap_client_stream
-from wsproto.utilities import ProtocolError
 
 from queunir_trio.errors import Lost, Refused
 from queunir_trio.model.routing import SliceAddress
@@ -67,7 +66,7 @@ async def open_slice_socket(address: SliceAddress, path: str, *, message_at_most
                 fault = error
             stream.guarded = False
             nursery.cancel_scope.cancel()
-    except* (ConnectionRejected, ProtocolError, Lost) as group:
+    except* Exception as group:  # noqa: BLE001 - left to raise is trio-websocket's reader, with any error of its parts
         fault = fault or _translated(group)
     finally:
         stream.close()
@@ -141,4 +140,4 @@ def _translated(group: BaseExceptionGroup[Any]) -> Exception:
         if leaf.status_code in REFUSALS:
             return Refused("slice_refused", f"The slice refused the connection with status {leaf.status_code}.")
         return SliceSocketClosed(f"the slice answered with status {leaf.status_code}")
-    return leaf if isinstance(leaf, Lost) else SliceSocketClosed(f"the slice broke the protocol: {leaf}")
+    return leaf if isinstance(leaf, Lost) else SliceSocketClosed(f"the slice broke the protocol: {leaf!r:.200}")

@@ -20,9 +20,9 @@ from queunir_trio.front.limits import Limits
 from queunir_trio.front.listener import Listener, listen
 from queunir_trio.front.state import Front
 from queunir_trio.model.routing import Route, SliceAddress
-from queunir_trio.outside.upstream import Upstreams, app_upstream
+from queunir_trio.outside.upstream import Upstream, Upstreams, app_upstream
 from queunir_trio.store.bridge import DatabaseUnavailable
-from tests.doubles.upstreams import PATIENCE, ScriptedUpstream, scripted_upstream
+from tests.doubles.upstreams import PATIENCE, ScriptedUpstream, Talk, scripted_upstream
 
 TOKEN: Final = b"a" * 64
 COOKIE: Final = b"cookie: session=" + TOKEN + b"\r\n"
@@ -239,6 +239,29 @@ class House:
         await sock.bind((source, 0))
         await sock.connect(("127.0.0.1", self.port))
         return Client(sock)
+
+    async def asked(self, request: bytes) -> tuple[Client, Talk]:
+        """A client whose request has arrived at the slice."""
+        client = await self.client()
+        await client.send(request)
+        talk = await self.slice.connection()
+        await talk.request()
+        return client, talk
+
+    async def answer_to(self, request: bytes, said: bytes, method: str = "GET", *, end: bool = False) -> Answer:
+        """What a client is answered when the slice says this."""
+        client, talk = await self.asked(request)
+        await talk.say(said)
+        if end:
+            talk.close()
+        return await client.answer(method)
+
+    @property
+    def upstream(self) -> Upstream:
+        """The connections to the slice."""
+        address = self.route().address
+        assert address is not None
+        return self.front.upstreams.to(address)
 
     def route(self, **changed: Any) -> Route:
         """The route of the one session there is, with changes."""

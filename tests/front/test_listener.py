@@ -74,7 +74,7 @@ async def test_what_was_opened_is_closed_when_the_rest_can_not_be(monkeypatch: p
     assert opened[0].fileno() == -1
 
 
-async def test_clients_of_ipv6_are_served_and_named(house: House, opened: OpenHouse) -> None:
+async def test_clients_of_ipv6_are_served_and_named(house: House) -> None:
     (sock,) = await listen("::1", 0)
     async with trio.open_nursery() as nursery:
         await nursery.start(Listener(house.front, [sock]).run)

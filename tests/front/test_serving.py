@@ -61,7 +61,7 @@ async def test_a_fault_of_ours_in_the_middle_of_an_answer_breaks_the_connection(
     await talk.request()
     await talk.say(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nbegun\r\n")
     await client.until(b"begun")
-    monkeypatch.setattr("queunir_trio.front.carrying.chunks", lambda pieces: 1 / 0)
+    monkeypatch.setattr("queunir_trio.front.delivering.chunks", lambda pieces: 1 / 0)
     await talk.say(b"4\r\nmore\r\n")
     await client.broken()
     await talk.ended()

@@ -249,6 +249,7 @@ async def test_nobody_left_means_nothing_kept(service: Service) -> None:
     await until(lambda: service.streams.open == 0)
     assert service.hub.watched() == set()
     assert service.streams._audiences == {}
+    assert all(channel._followers == () for channel in service.hub._slices.values())
     assert service.streams._entitlement._streams == {}
     assert service.streams._entitlement._users == {}
     assert service.streams._sockets._streams == {}
@@ -341,6 +342,25 @@ async def test_a_reader_that_is_slow_but_reads_is_not_closed(loopback: Loopback)
         assert times_full > 10
         assert service.streams.stalled == 0
         assert service.streams.open == 1
+
+
+async def test_the_kernel_holds_little_for_a_client_and_gives_up_one_that_acknowledges_nothing(
+    service: Service,
+) -> None:
+    service.browse()
+    (stream,) = service.streams._streams
+    assert stream.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 10_000
+    assert stream.sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) <= 2 * 65536
+    assert stream.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
+
+
+async def test_a_socket_that_is_closed_already_begins_no_stream(service: Service) -> None:
+    server, client = service._loopback.pair()
+    client.close()
+    server.close()
+    service.streams.adopt(server, HEAD, route(), None)
+    service.streams.adopt(server, HEAD, route(refusal="suspended"), None)
+    assert service.streams.open == 0
 
 
 # sessions and routes

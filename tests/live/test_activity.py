@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from itertools import pairwise
 
+import pytest
 import trio
 import trio.testing
 
@@ -75,3 +76,23 @@ async def test_facts_outlive_a_database_that_is_away_and_newer_ones_win(
     table.away = False
     await trio.sleep(3)
     assert [facts for _, facts in table.batches] == [[(1, "ready", True, "+1"), (2, "qr", False, None)]]
+
+
+async def test_a_bug_in_writing_does_not_end_it(
+    nursery: trio.Nursery, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    table = Table()
+    faults = iter([KeyError("a bug")])
+
+    async def record(facts: Sequence[Fact]) -> None:
+        for fault in faults:
+            raise fault
+        await table.record(facts)
+
+    activity = Activity(record)
+    await nursery.start(activity.run)
+    activity.learn(1, "qr", False, None)
+    await trio.sleep(5)
+    activity.learn(1, "ready", True, None)
+    await trio.sleep(5)
+    assert [facts for _, facts in table.batches] == [[(1, "ready", True, None)]]

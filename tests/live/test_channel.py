@@ -134,12 +134,24 @@ def test_a_disconnection_changes_no_state_that_the_slice_told_itself() -> None:
     assert state_of(channel)["connectionState"] == "blocked"
 
 
-@pytest.mark.parametrize("payload", [b"null", b"[]", b'"x"', b'{"state":5}', b"{", b"[" * 9999])
+SHAPES = [
+    b"null",
+    b"[]",
+    b'"x"',
+    b'{"state":5}',
+    b"{",
+    b"[" * 9999,
+    b'{"qr":"x","n":1e999,"expires_at":[]}',
+    b'{"n":1e999}',
+]
+
+
+@pytest.mark.parametrize("payload", SHAPES)
 @pytest.mark.parametrize("name", ["wa:state", "wa:qr", "wa:ready", "wa:disconnected", "wa:authenticated"])
 def test_a_payload_of_any_shape_is_passed_on_and_does_no_harm(name: str, payload: bytes) -> None:
     channel = SliceChannel(1)
     assert channel.publish(name, payload)
-    json.loads(channel.greeting(gap=False).split(b"data: ")[1])
+    json.loads(channel.greeting(gap=False).split(b"data: ")[1], parse_constant=pytest.fail)
 
 
 def test_a_bare_qr_code_is_told_in_the_usual_shape() -> None:
@@ -155,7 +167,7 @@ def test_the_first_sync_claims_no_gap_and_tells_the_code_as_an_event() -> None:
     assert [(number, name) for number, name, _ in listener.heard] == [(1, "wa:catchup"), (2, "wa:qr")]
     state = listener.heard[0][2]
     assert (state["gap"], state["connector"], state["connectionState"]) == (False, "open", "qr")
-    assert listener.heard[1][2] == {"qr": "2@a", "n": 1}
+    assert listener.heard[1][2] == {"qr": "2@a", "expires_at": None, "n": 1}
 
 
 def test_a_later_sync_says_that_there_is_a_gap_and_ends_the_history_before_it() -> None:
@@ -181,7 +193,7 @@ def test_a_code_that_the_streams_have_had_is_not_told_again() -> None:
     channel.lost()
     channel.resync(Report("qr", None, {"qr": "2@a"}))
     assert listener.names == ["wa:state", "wa:catchup"]
-    assert listener.heard[-1][2]["qr"] == {"qr": "2@a"}
+    assert listener.heard[-1][2]["qr"]["qr"] == "2@a"
     channel.lost()
     channel.resync(Report("qr", None, {"qr": "2@b"}))
     assert listener.names[2:] == ["wa:state", "wa:catchup", "wa:qr"]
@@ -231,6 +243,17 @@ def test_what_the_slice_tells_of_itself_is_learned() -> None:
     say(channel, "wa:ready", {"phoneNumber": "+1"})
     say(channel, "wa:message")
     assert learned == [(7, "qr", False, None), (7, "ready", True, "+1")]
+
+
+@pytest.mark.parametrize("word", ["a\0b", "\ud800", "x" * 1000, "a\nb", ""])
+def test_only_words_that_a_table_can_hold_are_learned(word: str) -> None:
+    learned: list[tuple[int, str, bool, str | None]] = []
+    channel = SliceChannel(7, lambda *fact: learned.append(fact))
+    say(channel, "wa:state", {"state": word, "since": word})
+    say(channel, "wa:ready", {"phoneNumber": word})
+    channel.resync(Report(word, word))
+    assert learned == [(7, "unknown", False, None), (7, "ready", True, None), (7, "unknown", False, None)]
+    assert state_of(channel)["since"].endswith("Z")
 
 
 def test_who_waits_is_first_told_that_they_are_in_line() -> None:

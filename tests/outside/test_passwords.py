@@ -72,7 +72,7 @@ async def test_hashes_of_the_older_gateway_are_understood(prefix: str) -> None:
         "a cost too high",
         "a cost too low",
         "a hash not ASCII",
-    ],  # fmt: skip
+    ],
 )
 async def test_every_answer_costs_exactly_one_hash_of_full_cost(
     password: str, hashed: str | None, verdict: Verdict, monkeypatch: pytest.MonkeyPatch

@@ -86,7 +86,7 @@ async def test_another_name_is_a_stranger(server: ScriptedUpstream, named: objec
         ok(b'{"slice": "7"}', status=b"503 Unavailable"),
         ok(b'{"slice": "7"}', status=b"301 Elsewhere"),
         ok(b'{"slice": "7"}', b"connection: close\r\n"),
-        ok(b'{"slice": "7"}') + b"surplus",
+        ok(b'{"slice": "7"}') + b"\r\n",
         ok(b"\xff\xfe"),
         b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
         b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % (PROOF_AT_MOST + 1),

@@ -10,6 +10,7 @@ import httpx
 import psutil
 import pytest
 import socketio
+import trio
 
 ANA = "34600111222@c.us"
 KEY = "k" * 64
@@ -65,6 +66,26 @@ async def test_a_sent_message_is_heard_before_its_acks_and_the_answer_after_them
         answer = await listener.wait_for("wa:message")
         assert (answer["chat_wa_id"], answer["from_me"], answer["body"]) == (ANA, False, answer["body"])
         assert crm.messages(ANA)[0] == answer
+
+
+async def test_no_ack_is_ever_heard_before_its_message_however_soon_it_comes(
+    slice_database: Any, free_port: int, run_slice: Any, listen: Any
+) -> None:
+    with run_slice(slice_database, free_port, SIMULATOR_SPEED="1000") as hasty:
+        hasty.pair()
+        async with listen(hasty) as listener:
+            async with trio.open_nursery() as nursery:
+                for number in range(60):
+                    draft = {"body": f"hello {number}"}
+                    nursery.start_soon(trio.to_thread.run_sync, hasty.post, f"/api/chats/{ANA}/messages", draft)
+            acks = 0
+            while acks < 60:
+                acks += (await listener.wait_for("wa:message_ack"))["ack"] == 3
+    sent = [payload["wa_id"] for name, payload in listener.heard if payload.get("from_me")]
+    assert len(set(sent)) == 60
+    for wa_id in sent:
+        story = [name for name, payload in listener.heard if payload.get("wa_id") == wa_id]
+        assert story == ["wa:message", *["wa:message_ack"] * 3]
 
 
 async def test_a_message_that_arrives_is_stored_before_it_is_heard_and_brings_chat_and_contact(

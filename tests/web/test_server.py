@@ -3,7 +3,8 @@
 import os
 import socket
 import stat
-from collections.abc import AsyncIterator
+import tempfile
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,13 @@ async def stop() -> AsyncIterator[trio.Event]:
     event.set()
 
 
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """A directory whose path leaves room for a socket's, which pytest's own may not."""
+    with tempfile.TemporaryDirectory(prefix="qt-", dir="/tmp") as directory:
+        yield Path(directory)
+
+
 async def ask(path: Path, request: bytes) -> bytes:
     """Sends bytes and reads to the end of the connection."""
     received = b""
@@ -40,8 +48,8 @@ async def ask(path: Path, request: bytes) -> bytes:
 # the socket ---------------------------------------------------------------------------------------------------------
 
 
-async def test_the_socket_is_ours_alone_and_gone_afterwards(app: GatewayApp, tmp_path: Path) -> None:
-    directory, stop = tmp_path / "data" / "run", trio.Event()
+async def test_the_socket_is_ours_alone_and_gone_afterwards(app: GatewayApp, short_path: Path) -> None:
+    directory, stop = short_path / "data" / "run", trio.Event()
     async with trio.open_nursery() as nursery:
         path = await nursery.start(serve_app, app, directory, stop)
         assert path.parent.parent == directory
@@ -62,20 +70,15 @@ async def test_two_servers_do_not_take_each_others_socket(app: GatewayApp, tmp_p
 
 
 async def test_a_directory_too_deep_for_a_socket_is_evaded(
-    app: GatewayApp, tmp_path: Path, stop: trio.Event, monkeypatch: pytest.MonkeyPatch
+    app: GatewayApp, short_path: Path, stop: trio.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    short = Path("/tmp") / f"qt-{os.getpid()}"
-    short.mkdir(exist_ok=True)
-    monkeypatch.setattr(server.tempfile, "gettempdir", lambda: str(short))
-    try:
-        async with trio.open_nursery() as nursery:
-            path = await nursery.start(serve_app, app, tmp_path / ("d" * 120), stop)
-            assert path.parent.parent == short
-            assert len(str(path)) <= 107
-            stop.set()
-        assert list(short.iterdir()) == []
-    finally:
-        short.rmdir()
+    monkeypatch.setattr(server.tempfile, "gettempdir", lambda: str(short_path))
+    async with trio.open_nursery() as nursery:
+        path = await nursery.start(serve_app, app, short_path / ("d" * 120), stop)
+        assert path.parent.parent == short_path
+        assert len(str(path)) <= 107
+        stop.set()
+    assert os.listdir(short_path) == []
 
 
 async def test_where_no_directory_is_short_enough_it_is_said(
@@ -90,16 +93,16 @@ async def test_where_no_directory_is_short_enough_it_is_said(
 
 
 async def test_what_a_killed_process_left_behind_is_swept_and_what_a_living_one_has_is_not(
-    app: GatewayApp, tmp_path: Path, stop: trio.Event
+    app: GatewayApp, short_path: Path, stop: trio.Event
 ) -> None:
     gone = await trio.run_process(["sh", "-c", "echo $$"], capture_stdout=True)
-    dead, alive = tmp_path / f"app-{int(gone.stdout)}-x", tmp_path / f"app-{os.getppid()}-x"
-    other = tmp_path / "app-notes-x"
+    dead, alive = short_path / f"app-{int(gone.stdout)}-x", short_path / f"app-{os.getppid()}-x"
+    other = short_path / "app-notes-x"
     for directory in (dead, alive, other):
         directory.mkdir()
         (directory / "app.sock").touch()
     async with trio.open_nursery() as nursery:
-        await nursery.start(serve_app, app, tmp_path, stop)
+        await nursery.start(serve_app, app, short_path, stop)
         stop.set()
     assert (dead.exists(), alive.exists(), other.exists()) == (False, True, True)
 
