@@ -411,9 +411,7 @@ async def test_a_reader_that_reads_no_more_is_cut_off(opened: OpenHouse) -> None
             await client.answer()
 
 
-async def test_many_requests_in_one_read_leave_others_their_turn(
-    house: House, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_many_requests_in_one_read_leave_others_their_turn(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     turns = 0
     turns_by_then: list[int] = []
 
