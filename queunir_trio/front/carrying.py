@@ -52,7 +52,7 @@ class Errand:
         self.upstream.enter()
         try:
             self._wait_for_answer()
-            sock = self.upstream.idle()
+            sock = self.upstream.idle(repeatable=self.head.method in REPEATABLE)
             if sock is not None:
                 try:
                     return await self._exchange(sock)
@@ -73,24 +73,20 @@ class Errand:
     async def _exchange(self, sock: socket.socket) -> bool:
         reusable = False
         try:
-            if self.body is None:
-                reusable = await self._ask(sock)
-            else:
+            if self.body is not None:
                 reusable = await self._ask_while_sending(sock, self.body)
+            else:
+                try:
+                    await send_all(sock, self.request)
+                except OSError:
+                    pass  # it may have answered before it closed
+                reusable = await self.delivery.bring(sock)
         finally:
             if reusable:
                 self.upstream.give_back(sock, self.connection.wheel.now)
             else:
                 close(sock)
         return self.delivery.keep_alive
-
-    async def _ask(self, sock: socket.socket) -> bool:
-        """Sends the request and brings the answer; returns whether the upstream's connection is as good as new."""
-        try:
-            await send_all(sock, self.request)
-        except OSError:
-            pass  # it may have answered before it closed
-        return await self.delivery.bring(sock)
 
     async def _ask_while_sending(self, sock: socket.socket, body: RequestBody) -> bool:
         if self.head.expects_continue:

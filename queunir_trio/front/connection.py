@@ -4,11 +4,12 @@ import socket
 from enum import Enum
 
 import trio
-from trio.lowlevel import checkpoint, checkpoint_if_cancelled, wait_writable
+from trio.lowlevel import checkpoint
 
+from queunir_trio.front.gate import Client
 from queunir_trio.front.limits import LINGER_AT_MOST, STRETCH, Limits
 from queunir_trio.front.wheel import Wheel
-from queunir_trio.outside.sockets import receive, send_some, unacknowledged
+from queunir_trio.outside.sockets import receive, send_some, unacknowledged, wait_writable
 from queunir_trio.wire.http import RequestHead, RequestReader
 
 
@@ -32,6 +33,7 @@ class Connection:
 
     __slots__ = (
         "awaits_answer",
+        "client",
         "deadline",
         "detached",
         "ended_at",
@@ -52,6 +54,7 @@ class Connection:
     def __init__(self, sock: socket.socket, peer: bytes, trusted: bool, wheel: Wheel, limits: Limits) -> None:
         self.sock = sock
         self.peer = peer
+        self.client = Client(peer, b"http")
         self.trusted = trusted
         self.wheel = wheel
         self.limits = limits
@@ -151,7 +154,6 @@ class Connection:
 
     async def send(self, data: bytes) -> None:
         """Sends everything. ClientGone where the client takes no more."""
-        await checkpoint_if_cancelled()
         try:
             sent = send_some(self.sock, data)
             if sent < len(data):

@@ -15,6 +15,7 @@ from queunir_trio.front.gate import Client, Kind, NotAdmitted
 from queunir_trio.front.limits import UNWANTED_AT_MOST
 from queunir_trio.front.state import Front
 from queunir_trio.model.routing import Route
+from queunir_trio.outside.sockets import released
 from queunir_trio.outside.upstream import Busy, TooSlow, Unreachable, Upstream, WrongPeer
 from queunir_trio.store.bridge import DatabaseUnavailable
 from queunir_trio.wire.forwarding import (
@@ -141,8 +142,8 @@ class Exchange:
             raise NotAdmitted("busy")
         front.streams.admit(route)
         head = b"%b%b\r\n" % (_STREAM_HEAD, self.extra)
-        front.streams.adopt(connection.sock, head, route, self._last_event_id())
         connection.detached = True
+        front.streams.adopt(released(connection.sock), head, route, self._last_event_id())
         return False
 
     def _last_event_id(self) -> str | None:
@@ -157,7 +158,7 @@ class Exchange:
         connection = self.connection
         if connection.trusted:
             return self.front.gate.client(connection.peer, self.head)
-        return Client(connection.peer, b"http")
+        return connection.client
 
     def _may_go_on(self) -> bool:
         """Whether the connection can take another request although this one did not go its whole way."""

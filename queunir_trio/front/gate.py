@@ -4,15 +4,14 @@ The judgement rests on the raw bytes of the target, on the session's row and on 
 slices, users or addresses.
 """
 
-from dataclasses import dataclass
 from enum import Enum
 from ipaddress import ip_address
-from typing import Final
+from typing import Final, NamedTuple
 
 from queunir_trio.live.routes import Routes
 from queunir_trio.model.routing import Route
 from queunir_trio.settings import Network
-from queunir_trio.wire.forwarding import check_target, is_cross_site, session_token
+from queunir_trio.wire.forwarding import SAFE_METHODS, check_target, is_cross_site, session_token
 from queunir_trio.wire.http import RequestHead
 
 API: Final = b"/api/"
@@ -39,8 +38,7 @@ class NotAdmitted(Exception):
         self.route = route
 
 
-@dataclass(frozen=True, slots=True)
-class Client:
+class Client(NamedTuple):
     """Who is at the other end, as far as it may be believed."""
 
     address: bytes
@@ -98,7 +96,7 @@ class Gate:
         check_target(target)
         token = session_token(head.cookie)
         method = head.method
-        if head.cookie is not None and self._is_forged(head):
+        if method not in SAFE_METHODS and head.cookie is not None and self._is_forged(head):
             raise NotAdmitted("csrf")
         if method == b"OPTIONS" and self.foreign_origin(head) and head.field(b"access-control-request-method"):
             return Kind.PREFLIGHT, None

@@ -75,6 +75,7 @@ class Listener:
         front = self._front
         try:
             async with trio.open_nursery() as supporting:
+                supporting.start_soon(front.readiness.run)
                 supporting.start_soon(front.wheel.run)
                 supporting.start_soon(self._close_idle_upstreams)
                 async with trio.open_nursery() as connections:
@@ -128,7 +129,7 @@ class Listener:
                 continue
             plain = socket.socket(fileno=accepted.detach())
             without_delay(plain)
-            connections.start_soon(serve, front, plain, where[0])
+            connections.start_soon(serve, front, front.readiness.take(plain), where[0])
 
     async def _close_idle_upstreams(self) -> None:
         front = self._front

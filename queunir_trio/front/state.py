@@ -13,6 +13,7 @@ from queunir_trio.front.limits import Limits
 from queunir_trio.front.streams import Streams
 from queunir_trio.front.wheel import Wheel
 from queunir_trio.model.routing import Route
+from queunir_trio.outside.readiness import Readiness
 from queunir_trio.outside.upstream import Upstream, Upstreams
 
 log = structlog.get_logger()
@@ -31,8 +32,9 @@ class Front:
         streams: Streams,
         limits: Limits | None = None,
         touched: Callable[[int], None] = lambda slice_id: None,
+        readiness: Readiness | None = None,
     ) -> None:
-        """`touched` hears of each slice that a customer's request goes to."""
+        """`touched` hears of each slice that a customer's request goes to; `readiness` is what the upstreams use."""
         self.gate = gate
         self.upstreams = upstreams
         self.app = app
@@ -40,6 +42,7 @@ class Front:
         self.limits = limits or Limits()
         self.touched = touched
         self.wheel = Wheel(self.limits)
+        self.readiness = readiness or Readiness()
         self.draining = False
         self.requests = 0
         self.refusals: Counter[str] = Counter()

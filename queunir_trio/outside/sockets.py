@@ -10,17 +10,23 @@ import socket
 import struct
 import sys
 import termios
-from typing import Final
+from collections.abc import Coroutine
+from typing import Any, Final
 
-from trio.lowlevel import checkpoint_if_cancelled, notify_closing, wait_readable, wait_writable
+import trio
+from trio.lowlevel import notify_closing, wait_readable
 
-READ_AT_MOST: Final = 65536  # bytes a read
+from queunir_trio.outside.readiness import READ_AT_MOST, ReadySocket
 
 _RESET: Final = struct.pack("ii", 1, 0)
 
 
-async def receive(sock: socket.socket) -> bytes:
+def receive(sock: socket.socket) -> Coroutine[Any, Any, bytes]:
     """The next bytes, b"" at the end. OSError when the connection broke."""
+    return sock.receive() if isinstance(sock, ReadySocket) else _receive(sock)
+
+
+async def _receive(sock: socket.socket) -> bytes:
     while True:
         await wait_readable(sock)
         try:
@@ -31,7 +37,6 @@ async def receive(sock: socket.socket) -> bytes:
 
 async def send_all(sock: socket.socket, data: bytes | bytearray | memoryview) -> None:
     """Everything of `data`, waiting only where the socket is full. OSError when the connection broke."""
-    await checkpoint_if_cancelled()
     sent = send_some(sock, data)
     if sent == len(data):
         return
@@ -39,6 +44,14 @@ async def send_all(sock: socket.socket, data: bytes | bytearray | memoryview) ->
     while rest:
         await wait_writable(sock)
         rest = rest[send_some(sock, rest) :]
+
+
+async def wait_writable(sock: socket.socket) -> None:
+    """Returns when a socket that was full may take more."""
+    if isinstance(sock, ReadySocket):
+        await sock.wait_writable()
+    else:
+        await trio.lowlevel.wait_writable(sock)
 
 
 def send_some(sock: socket.socket, data: bytes | bytearray | memoryview) -> int:
@@ -49,8 +62,13 @@ def send_some(sock: socket.socket, data: bytes | bytearray | memoryview) -> int:
         return 0
 
 
-def has_something(sock: socket.socket) -> bool:
-    """Whether an idle connection has bytes, an end or an error waiting: then it can not be used again."""
+def has_something(sock: socket.socket, *, certainly: bool = True) -> bool:
+    """Whether an idle connection has bytes, an end or an error waiting: then it can not be used again.
+
+    Where that need not be known `certainly`, what was heard of the socket so far decides, without asking the kernel.
+    """
+    if not certainly and isinstance(sock, ReadySocket) and sock.is_silent:
+        return False
     try:
         sock.recv(1, socket.MSG_PEEK)
     except BlockingIOError:
@@ -70,6 +88,11 @@ def close(sock: socket.socket) -> None:
     if sock.fileno() >= 0:
         notify_closing(sock)
         sock.close()
+
+
+def released(sock: socket.socket) -> socket.socket:
+    """The connection as a plain socket that nothing here waits for any more; `sock` is used up."""
+    return sock.released() if isinstance(sock, ReadySocket) else sock
 
 
 def reset(sock: socket.socket) -> None:

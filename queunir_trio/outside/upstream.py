@@ -14,6 +14,7 @@ import trio
 
 from queunir_trio.errors import Lost
 from queunir_trio.model.routing import SliceAddress
+from queunir_trio.outside.readiness import Readiness
 from queunir_trio.outside.sockets import close, has_something, receive, send_all, without_delay
 from queunir_trio.wire.http import BadMessage, Framing, ResponseReader
 
@@ -69,11 +70,12 @@ class Upstream:
     def leave(self) -> None:
         self.in_use -= 1
 
-    def idle(self) -> socket.socket | None:
-        """An open connection that was used before, if there is one."""
+    def idle(self, *, repeatable: bool = False) -> socket.socket | None:
+        """An open connection that was used before, if there is one. For a request that is `repeatable` should it
+        turn out to be closed it is looked at less closely."""
         while self._idle:
             sock, _ = self._idle.pop()
-            if not has_something(sock):
+            if not has_something(sock, certainly=not repeatable):
                 return sock
             close(sock)
         return None
@@ -108,8 +110,9 @@ class Upstream:
 class Upstreams:
     """The upstream of every slice that was asked for lately."""
 
-    def __init__(self, mismatched: Callable[[SliceAddress], None]) -> None:
+    def __init__(self, mismatched: Callable[[SliceAddress], None], readiness: Readiness | None = None) -> None:
         self._known: dict[int, tuple[SliceAddress, Upstream]] = {}
+        self._readiness = readiness
         self._mismatched = mismatched
 
     def to(self, address: SliceAddress) -> Upstream:
@@ -132,10 +135,11 @@ class Upstreams:
 
     async def _connect(self, address: SliceAddress) -> socket.socket:
         try:
-            return await connect_to_slice(address)
+            sock = await connect_to_slice(address)
         except WrongPeer:
             self._mismatched(address)
             raise
+        return self._readiness.take(sock) if self._readiness is not None else sock
 
 
 def _request_lines(address: SliceAddress) -> bytes:
@@ -168,7 +172,7 @@ async def connect_to_slice(address: SliceAddress) -> socket.socket:
     return sock
 
 
-def app_upstream(where: Callable[[], Path | None]) -> Upstream:
+def app_upstream(where: Callable[[], Path | None], readiness: Readiness | None = None) -> Upstream:
     """The app behind its Unix socket; `where` tells its path, None while the app is being started."""
 
     async def connect() -> socket.socket:
@@ -177,7 +181,7 @@ def app_upstream(where: Callable[[], Path | None]) -> Upstream:
             raise Unreachable("the app is being started")
         sock = socket.socket(socket.AF_UNIX)
         await _connect_within(sock, str(path))
-        return sock
+        return readiness.take(sock) if readiness is not None else sock
 
     return Upstream(connect, b"", APP_REQUESTS_AT_ONCE)
 

@@ -132,7 +132,12 @@ def is_cross_site(
 
 def add_slice_request_fields(head: RequestHead, lines: list[bytes]) -> None:
     """Appends what a slice may see of a request: no cookie, no key, nothing about where it came from."""
-    _add_request_fields(head, TO_SLICE, lines)
+    rendered = head.rendered.get("slice")
+    if rendered is None:
+        own: list[bytes] = []
+        _add_request_fields(head, TO_SLICE, own)
+        rendered = head.rendered["slice"] = b"".join(own)
+    lines.append(rendered)
 
 
 def add_app_request_fields(head: RequestHead, lines: list[bytes]) -> None:
@@ -186,7 +191,7 @@ def add_slice_response_fields(head: ResponseHead, lines: list[bytes]) -> Collect
 def _add_response_fields(head: ResponseHead, to: Mapping[bytes, bytes], lines: list[bytes]) -> Collection[bytes]:
     nominated = head.nominated
     dropped: list[bytes] | None = None
-    for name, value in head.fields:
+    for name, value in head.pairs():
         if name in to and name not in nominated:
             lines.append(to[name] + value + b"\r\n")
         elif name not in _ENDS_HERE and name not in nominated:

@@ -35,6 +35,7 @@ SINGLE: Final = frozenset(
     """.split()
 )
 
+_TARGET_BYTES: Final = bytes(range(0x21, 0x7F))  # what the lexer lets stand in a target
 _HASH: Final = ord("#")  # bytes are searched for a number several times faster than for bytes
 _LF: Final = ord("\n")
 _NO_BODY: Final = Framing.NONE  # a member that is looked up in its class costs ten times a name
@@ -46,9 +47,12 @@ _LENGTHS: Final = re.compile(rb"(?im)^content-length:[ \t]*(.*?)[ \t]*\r$")
 
 
 class RequestHead(Head):
-    """A request without its body. `length` is meant where `framing` is LENGTH."""
+    """A request without its body. `length` is meant where `framing` is LENGTH.
 
-    __slots__ = ("cookie", "expects_continue", "host", "length", "method", "minor", "target")
+    `rendered` keeps lines that were made of the fields; heads with the same fields share it as they share those.
+    """
+
+    __slots__ = ("cookie", "expects_continue", "host", "length", "method", "minor", "rendered", "target")
     method: bytes
     target: bytes
     minor: int  # of the version: 1 or 0
@@ -56,18 +60,38 @@ class RequestHead(Head):
     cookie: bytes | None  # all Cookie fields as one
     length: int
     expects_continue: bool
+    rendered: dict[str, bytes]
 
 
 class RequestReader(HeadReader):
-    """Reads the heads on a client's connection; after each, the caller takes the body out of `buffer` itself."""
+    """Reads the heads on a client's connection; after each, the caller takes the body out of `buffer` itself.
 
-    __slots__ = ()
+    Browsers send the same fields again and again. Where the bytes behind the first line are those of the head before,
+    what was read of them then is what would be read of them now.
+    """
+
+    __slots__ = ("_before", "_fields")
     first_bytes = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+    def __init__(self, buffer: bytearray | None = None) -> None:
+        super().__init__(buffer)
+        self._before: RequestHead | None = None
+        self._fields = b""  # of the head before, with the end of its first line
 
     def next_head(self) -> RequestHead | None:
         """The next head, taken out of `buffer`, or None while it is incomplete. BadMessage: the connection is over."""
         raw = self._take()
-        return None if raw is None else parse_request(raw)
+        if raw is None:
+            return None
+        end = raw.index(b"\r\n")
+        before = self._before
+        if before is not None and len(raw) - end == len(self._fields) and raw.endswith(self._fields):
+            head = _with_fields_of(before, raw[:end])
+            if head is not None:
+                return head
+        self._before = head = parse_request(raw)
+        self._fields = raw[end:]
+        return head
 
     def _malformed(self, why: str) -> BadMessage:
         return _malformed(why)
@@ -89,6 +113,7 @@ def parse_request(raw: bytes) -> RequestHead:
     except TooManyFields:
         raise _large_head(f"it has more than {FIELDS_AT_MOST} fields") from None
     single = head.single
+    head.rendered = {}
     head.cookie = single.get(b"cookie")
     head.keep_alive = head.minor == 1
     head.nominated = NO_NAMES
@@ -105,6 +130,25 @@ def parse_request(raw: bytes) -> RequestHead:
         _read_connection(head)
     if b"expect" in single:
         _read_expect(head)
+    return head
+
+
+def _with_fields_of(before: RequestHead, line: bytes) -> RequestHead | None:
+    """A head of this first line and of fields that were judged before; None where the lexer should see it."""
+    head = RequestHead()
+    _read_request_line(line, head)
+    if head.minor != before.minor or head.target.translate(None, _TARGET_BYTES):
+        return None
+    head.single = before.single
+    head._repeating = before._repeating
+    head.nominated = before.nominated
+    head.keep_alive = before.keep_alive
+    head.framing = before.framing
+    head.length = before.length
+    head.expects_continue = before.expects_continue
+    head.host = before.host
+    head.cookie = before.cookie
+    head.rendered = before.rendered
     return head
 
 

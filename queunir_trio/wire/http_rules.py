@@ -60,6 +60,10 @@ class Head:
         """Every field in order, repeated ones too."""
         return list(self.single.items()) if self._repeating is None else self._repeating
 
+    def pairs(self) -> Iterable[tuple[bytes, bytes]]:
+        """The same, to be gone through once."""
+        return self.single.items() if self._repeating is None else self._repeating
+
     @property
     def repeats(self) -> bool:
         """Whether any name occurs more than once."""
@@ -187,9 +191,14 @@ class HeadReader:
         if end < 0:
             self._wait()
             return None
-        raw = bytes(buffer[: end + 4])
-        del buffer[: end + 4]
         self._looked = 0
+        end += 4
+        if end == len(buffer):  # nothing follows, as is usual: one copy less
+            raw = bytes(buffer)
+            buffer.clear()
+        else:
+            raw = bytes(buffer[:end])
+            del buffer[:end]
         return raw
 
     def _wait(self) -> None:

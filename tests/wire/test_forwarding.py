@@ -54,8 +54,10 @@ def answer(*fields: bytes, status: int = 200, method: bytes = b"GET") -> Respons
 def sent_on(add: Callable[[RequestHead, list[bytes]], None], *fields: bytes) -> list[bytes]:
     lines: list[bytes] = []
     add(request(*fields), lines)
-    assert all(line.endswith(b"\r\n") and line.count(b"\n") == 1 for line in lines)
-    return [line[:-2] for line in lines]
+    text = b"".join(lines)
+    assert text == b"" or text.endswith(b"\r\n")
+    assert text.count(b"\n") == text.count(b"\r\n")
+    return text.split(b"\r\n")[:-1]
 
 
 def brought_back(*fields: bytes, status: int = 200, method: bytes = b"GET") -> tuple[list[bytes], list[bytes]]:
