@@ -154,6 +154,7 @@ class Service:
         self.connectors = Connectors(self.hub, self._find_address, control)
         self.streams = Streams(self.hub, self.routes, partial(sessions.valid, db), per_user=settings.streams_per_user)
         self.progress = Progress(self.hub, partial(steps.newest, db))
+        self.readiness = Readiness()
         self.lag = Lag()
         self.systemd = Systemd()
         self.alarms = Alarms(db)
@@ -199,9 +200,9 @@ class Service:
 
     async def run(self, stop: trio.Event, task_status: trio.TaskStatus[Running]) -> None:
         async with trio.open_nursery() as services:
-            for name, task in (("streams", self.streams.run), ("connectors", self.connectors.run)):
+            for task in (self.readiness.run, self.streams.run, self.connectors.run):
                 with trio.fail_after(READY_WITHIN):
-                    await services.start(task, name=name)
+                    await services.start(task)
             services.start_soon(self.activity.run)
             services.start_soon(self.lag.run)
             services.start_soon(self.progress.run)
@@ -249,8 +250,7 @@ class Service:
             trusted_proxies=settings.trusted_proxies,
             secure_cookies=settings.secure_cookies,
         )
-        readiness = Readiness()
-        return Front(gate, Upstreams(self._wrong_peer, readiness), app, self.streams, readiness=readiness)
+        return Front(gate, Upstreams(self._wrong_peer, self.readiness), app, self.streams, readiness=self.readiness)
 
     def _world(self) -> World:
         return World(

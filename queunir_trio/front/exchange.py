@@ -142,8 +142,9 @@ class Exchange:
             raise NotAdmitted("busy")
         front.streams.admit(route)
         head = b"%b%b\r\n" % (_STREAM_HEAD, self.extra)
+        connection.sock = released(connection.sock)
+        front.streams.adopt(connection.sock, head, route, self._last_event_id())
         connection.detached = True
-        front.streams.adopt(released(connection.sock), head, route, self._last_event_id())
         return False
 
     def _last_event_id(self) -> str | None:

@@ -75,7 +75,6 @@ class Listener:
         front = self._front
         try:
             async with trio.open_nursery() as supporting:
-                supporting.start_soon(front.readiness.run)
                 supporting.start_soon(front.wheel.run)
                 supporting.start_soon(self._close_idle_upstreams)
                 async with trio.open_nursery() as connections:

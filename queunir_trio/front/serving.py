@@ -31,9 +31,9 @@ async def serve(front: Front, sock: socket.socket, peer: str) -> None:
     finally:
         front.wheel.connections.discard(connection)
         if connection.phase is Phase.ANSWERING:
-            reset(sock)
+            reset(connection.sock)
         elif not connection.detached:
-            close(sock)
+            close(connection.sock)
 
 
 async def _serve(front: Front, connection: Connection) -> None:

@@ -20,6 +20,7 @@ from queunir_trio.front.limits import Limits
 from queunir_trio.front.listener import Listener, listen
 from queunir_trio.front.state import Front
 from queunir_trio.model.routing import Route, SliceAddress
+from queunir_trio.outside.readiness import Readiness
 from queunir_trio.outside.upstream import Upstream, Upstreams, app_upstream
 from queunir_trio.store.bridge import DatabaseUnavailable
 from tests.doubles.upstreams import PATIENCE, ScriptedUpstream, Talk, scripted_upstream
@@ -323,9 +324,10 @@ async def open_house(
         mismatched: list[SliceAddress] = []
         touched: list[int] = []
         gate = open_gate(sessions, cors_origin, trusted)
-        upstreams = Upstreams(mismatched.append)
+        readiness = Readiness()
+        upstreams = Upstreams(mismatched.append, readiness)
         unix = app_upstream(lambda: directory / "app.sock")
-        front = Front(gate, upstreams, unix, streams, limits, touched.append)  # type: ignore[arg-type]
+        front = Front(gate, upstreams, unix, streams, limits, touched.append, readiness)  # type: ignore[arg-type]
         listener = Listener(front, await listen("127.0.0.1", 0))
         nursery = await stack.enter_async_context(trio.open_nursery())
         stack.callback(nursery.cancel_scope.cancel)
@@ -334,5 +336,6 @@ async def open_house(
         house.mismatched, house.touched = mismatched, touched
         house.set_route()
         stack.callback(lambda: [sock.close() for sock, *_ in streams.adopted])
+        await nursery.start(front.readiness.run)
         await nursery.start(listener.run)
         yield house

@@ -237,6 +237,16 @@ async def test_a_broken_socket_is_dropped_and_the_rest_hear_all_the_same() -> No
     check(told(sound), 1)
 
 
+async def test_a_socket_that_breaks_while_it_is_full_is_dropped() -> None:
+    world = World()
+    wire = world.join(room=300)
+    world.say(1000)
+    wire.broken = True
+    world.make_room(wire, 1000)
+    assert [stream.sock for stream in world.owner.dropped] == [wire]
+    assert len(world.audience) == 0
+
+
 async def test_progress_counts_as_not_being_stuck(autojump_clock: trio.testing.MockClock) -> None:
     world = World()
     wire = world.join(room=300)

@@ -5,13 +5,16 @@ from base64 import b64decode, b64encode
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count
 from typing import Any
 
 import pytest
 import trio
+from trio_websocket import WebSocketRequest, serve_websocket
 
 from queunir_trio.errors import Lost
+from queunir_trio.live import connector
 from queunir_trio.live.connectors import Connectors
 from queunir_trio.live.hub import Hub
 from queunir_trio.live.supervision import Backoff
@@ -93,11 +96,15 @@ class Service:
         self.control = Control()
         self.addresses: dict[int, SliceAddress] = {}
         self.table_away = False
+        self.fault: Exception | None = None  # raised once
         arguments.setdefault("backoff", lambda: Backoff(0.02, 0.05))
         self.connectors = Connectors(self.hub, self.find, self.control, **arguments)
 
     async def find(self, slice_id: int) -> SliceAddress | None:
         await trio.lowlevel.checkpoint()
+        if self.fault is not None:
+            fault, self.fault = self.fault, None
+            raise fault
         if self.table_away:
             raise Lost("the table is away")
         return self.addresses.get(slice_id)
@@ -495,6 +502,32 @@ async def test_a_slice_that_moved_is_followed_to_where_it_is(service: Service, s
         await server.saw("disconnected", f"key-{slice_id}")
     finally:
         other.end()
+
+
+async def test_a_bug_in_looking_up_an_address_ends_no_line(service: Service, server: SocketIoServer) -> None:
+    slice_id, listener = service.look(server.port)
+    await listener.hear("wa:catchup")
+    service.fault = KeyError("a bug")
+    service.connectors.look_again(slice_id)
+    await until(lambda: service.fault is None)
+    await server.emit("wa:message", 1)
+    assert await listener.hear("wa:message") == 1
+
+
+async def test_a_slice_that_never_begins_the_conversation_is_lost(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connector, "CONNECTED_WITHIN", 0.1)
+
+    async def say_nothing(request: WebSocketRequest) -> None:
+        await request.accept()
+        await trio.sleep_forever()
+
+    async with trio.open_nursery() as nursery:
+        silent = await nursery.start(partial(serve_websocket, say_nothing, "127.0.0.1", 0, ssl_context=None))
+        _, listener = service.look(silent.port)
+        assert (await listener.hear("wa:state"))["reason"] == "connector_lost"
+        nursery.cancel_scope.cancel()
 
 
 async def test_looking_again_at_a_slice_that_did_not_move_changes_nothing(
