@@ -126,9 +126,19 @@ class Listener:
                 else:
                     await trio.lowlevel.checkpoint()  # that client was gone before it was accepted
                 continue
-            plain = socket.socket(fileno=accepted.detach())
-            without_delay(plain)
-            connections.start_soon(serve, front, front.readiness.take(plain), where[0])
+            self._begin(socket.socket(fileno=accepted.detach()), where[0], connections)
+
+    def _begin(self, accepted: socket.socket, peer: str, connections: trio.Nursery) -> None:
+        front = self._front
+        try:
+            without_delay(accepted)
+            sock = front.readiness.take(accepted)
+        except OSError as error:
+            # it broke before it began, or the kernel watches no further socket
+            log.error("connection_not_taken", ip=peer, reason=error.strerror)
+            accepted.close()
+            return
+        connections.start_soon(serve, front, sock, peer)
 
     async def _close_idle_upstreams(self) -> None:
         front = self._front

@@ -113,9 +113,9 @@ class Readiness:
         return f"<Readiness of {len(self._sockets)} sockets>"
 
     def take(self, sock: socket.socket) -> ReadySocket:
-        """A connected socket as one of ours; `sock` itself is used up."""
+        """A connected socket as one of ours; `sock` itself is used up. OSError where the kernel can watch no more."""
+        self._epoll.register(sock, _WATCHED)
         ours = ReadySocket(self, sock.detach())
-        self._epoll.register(ours, _WATCHED)
         self._sockets[ours.fileno()] = ours
         return ours
 

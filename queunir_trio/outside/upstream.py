@@ -139,7 +139,7 @@ class Upstreams:
         except WrongPeer:
             self._mismatched(address)
             raise
-        return self._readiness.take(sock) if self._readiness is not None else sock
+        return _watched(sock, self._readiness)
 
 
 def _request_lines(address: SliceAddress) -> bytes:
@@ -153,8 +153,8 @@ def _authority(address: SliceAddress) -> str:
 
 async def connect_to_slice(address: SliceAddress) -> socket.socket:
     """A connection to the slice, proven to be to it where it is ours to prove."""
-    sock = socket.socket(socket.AF_INET6 if ":" in address.host else socket.AF_INET)
-    await _connect_within(sock, (address.host, address.port))
+    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+    sock = await _connected(family, (address.host, address.port))
     if not address.proves_identity:
         return sock
     try:
@@ -179,11 +179,28 @@ def app_upstream(where: Callable[[], Path | None], readiness: Readiness | None =
         path = where()
         if path is None:
             raise Unreachable("the app is being started")
-        sock = socket.socket(socket.AF_UNIX)
-        await _connect_within(sock, str(path))
-        return readiness.take(sock) if readiness is not None else sock
+        return _watched(await _connected(socket.AF_UNIX, str(path)), readiness)
 
     return Upstream(connect, b"", APP_REQUESTS_AT_ONCE)
+
+
+def _watched(sock: socket.socket, readiness: Readiness | None) -> socket.socket:
+    if readiness is None:
+        return sock
+    try:
+        return readiness.take(sock)
+    except OSError as full:
+        sock.close()
+        raise Unreachable(f"no further connection can be watched: {full.strerror}") from None
+
+
+async def _connected(family: int, where: tuple[str, int] | str) -> socket.socket:
+    try:
+        sock = socket.socket(family)
+    except OSError as full:
+        raise Unreachable(f"no further connection can be opened: {full.strerror}") from None
+    await _connect_within(sock, where)
+    return sock
 
 
 async def _connect_within(sock: socket.socket, where: tuple[str, int] | str) -> None:

@@ -111,6 +111,38 @@ async def test_a_failing_accept_does_not_end_the_listener(
     assert len(reported) == (0 if code == errno.ECONNABORTED else 2)
 
 
+async def test_a_connection_that_can_not_be_watched_is_closed_and_the_next_one_served(
+    house: House, monkeypatch: pytest.MonkeyPatch, logged: Logged
+) -> None:
+    real = house.front.readiness.take
+    failures = [OSError(errno.ENOSPC, "no more watches")]
+
+    def take(sock: socket.socket) -> socket.socket:
+        if failures:
+            raise failures.pop()
+        return real(sock)
+
+    monkeypatch.setattr(house.front.readiness, "take", take)
+    house.slice.script = repeating(ok())
+    assert await (await house.client()).rest() == b""
+    assert (await (await house.client()).ask(api())).status == 200
+    assert [line["reason"] for line in logged if line["event"] == "connection_not_taken"] == ["no more watches"]
+
+
+async def test_a_slice_s_connection_that_can_not_be_watched_is_a_502(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = await house.client()
+    await house.wait_until(lambda: house.front.wheel.connections)
+
+    def take(sock: socket.socket) -> socket.socket:
+        raise OSError(errno.ENOSPC, "no more watches")
+
+    monkeypatch.setattr(house.front.readiness, "take", take)
+    assert (await client.ask(api())).code == "slice_unreachable"
+    assert await house.slice.talks[0].ended()
+
+
 async def test_really_no_descriptor_left_is_survived(house: House, logged: Logged) -> None:
     import resource
 

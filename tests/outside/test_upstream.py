@@ -1,6 +1,7 @@
 """Connections to slices: kept, counted, proven, and given up."""
 
 import json
+import resource
 import socket
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -158,6 +159,19 @@ async def test_nobody_there_is_unreachable(free_port: int, host: str) -> None:
     address = SliceAddress(7, 2, UUID(int=7), host, free_port, True, True, "k")
     with trio.fail_after(8), pytest.raises(Unreachable):
         await connect_to_slice(address)
+
+
+async def test_without_a_descriptor_left_everybody_is_unreachable(server: ScriptedUpstream) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    probe = socket.socket()
+    lowest = probe.fileno()
+    probe.close()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, hard))
+    try:
+        with pytest.raises(Unreachable):
+            await connect_to_slice(address_of(server))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 async def test_a_slice_may_be_reached_by_ipv6() -> None:
