@@ -11,7 +11,7 @@ import trio
 
 from queunir_trio.front.answers import CONTINUE
 from queunir_trio.front.bodies import RequestBody
-from queunir_trio.front.connection import Connection, Phase
+from queunir_trio.front.connection import BODY, WAITING, Connection, Phase
 from queunir_trio.front.delivering import Delivery, NoAnswer
 from queunir_trio.outside.sockets import close, send_all
 from queunir_trio.outside.upstream import Upstream
@@ -67,7 +67,7 @@ class Errand:
 
     def _wait_for_answer(self) -> None:
         connection = self.connection
-        connection.enter(Phase.WAITING, connection.limits.first_byte)
+        connection.enter(WAITING, connection.limits.first_byte)
         connection.awaits_answer = True
 
     async def _exchange(self, sock: socket.socket) -> bool:
@@ -112,13 +112,13 @@ class Errand:
                 if not connection.has_answered:
                     self._wait_for_answer()
                 return
-            self._move_to(Phase.BODY)
+            self._move_to(BODY)
             await connection.more()
             data = body.take_framed()
 
     async def _pass_on(self, sock: socket.socket, data: bytes) -> bool:
         """Whether the upstream took it. While it hesitates the deadline is missed by it, and not by the client."""
-        self._move_to(Phase.WAITING)
+        self._move_to(WAITING)
         try:
             await send_all(sock, data)
         except OSError:

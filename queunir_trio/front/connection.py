@@ -9,6 +9,7 @@ from trio.lowlevel import checkpoint
 from queunir_trio.front.gate import Client
 from queunir_trio.front.limits import LINGER_AT_MOST, STRETCH, Limits
 from queunir_trio.front.wheel import Wheel
+from queunir_trio.model.routing import Route
 from queunir_trio.outside.sockets import receive, send_some, unacknowledged, wait_writable
 from queunir_trio.wire.http import RequestHead, RequestReader
 
@@ -22,6 +23,9 @@ class Phase(Enum):
     WAITING = "waiting"  # for the session's row or for the answer's first byte: 504
     ANSWERING = "answering"  # an answer is under way: cut, so that it can not be taken for whole
     CLOSING = "closing"  # the last answer was given: nothing more is said
+
+
+IDLE, HEAD, BODY, WAITING, ANSWERING, CLOSING = Phase  # a member that is looked up in its class costs ten times a name
 
 
 class ClientGone(Exception):
@@ -46,6 +50,7 @@ class Connection:
         "reader",
         "scope",
         "sock",
+        "told",
         "trusted",
         "unread",
         "wheel",
@@ -60,7 +65,7 @@ class Connection:
         self.limits = limits
         self.reader = RequestReader()
         self.scope = trio.CancelScope()
-        self.phase = Phase.IDLE
+        self.phase = IDLE
         self.deadline = wheel.now + limits.idle
         self.awaits_answer = False
         self.ended_at = 0.0
@@ -68,6 +73,7 @@ class Connection:
         self.overdue = False
         self.detached = False
         self.passed = 0  # bytes of a body since the deadline was last moved
+        self.told: tuple[object, Route, bytes] | None = None  # lines for a slice, and what they were made of
         self.unread = 0  # bytes sent that the client had not taken when last looked at; 0 unless it is waited for
 
     def __repr__(self) -> str:
@@ -83,7 +89,7 @@ class Connection:
     @property
     def has_answered(self) -> bool:
         """Whether bytes of an answer may have been sent: then no other answer can be given."""
-        return self.phase is Phase.ANSWERING or self.phase is Phase.CLOSING
+        return self.phase is ANSWERING or self.phase is CLOSING
 
     def progress(self, size: int) -> None:
         """So many bytes of a body have passed. Only a stretch of them moves the deadline on: a drip does not."""
@@ -110,23 +116,23 @@ class Connection:
     def end_soon(self) -> None:
         """An idle connection closes now, a busy one when it has answered."""
         self.is_last = True
-        if self.phase is Phase.IDLE:
+        if self.phase is IDLE:
             self.scope.cancel()
 
     async def next_head(self) -> RequestHead | None:
         """The next request's head, or None where the client has no more. BadMessage passes through."""
         reader = self.reader
-        self.enter(Phase.IDLE, self.limits.idle)
+        self.enter(IDLE, self.limits.idle)
         if reader.buffer:
             await checkpoint()  # many requests in one read must not keep everybody else waiting
-        while (head := reader.next_head()) is None:
-            if reader.buffer and self.phase is Phase.IDLE:
-                self.enter(Phase.HEAD, self.limits.head)
+        while not reader.buffer or (head := reader.next_head()) is None:
+            if reader.buffer and self.phase is IDLE:
+                self.enter(HEAD, self.limits.head)
             data = await self._received()
             if not data:
                 return None
             reader.buffer += data
-        self.enter(Phase.WAITING, self.limits.first_byte)
+        self.enter(WAITING, self.limits.first_byte)
         return head
 
     async def more(self) -> None:
@@ -138,7 +144,7 @@ class Connection:
 
     async def skip(self, size: int) -> None:
         """Drops so many bytes of a body that nobody wanted, when it was answered. ClientGone where they do not come."""
-        self.enter(Phase.IDLE, self.limits.body)
+        self.enter(IDLE, self.limits.body)
         buffer = self.reader.buffer
         while size > len(buffer):
             size -= len(buffer)
@@ -177,7 +183,7 @@ class Connection:
 
     async def linger(self) -> None:
         """Says no more, and reads what still comes for a moment: a close with bytes unread would destroy the answer."""
-        self.enter(Phase.CLOSING, float("inf"))
+        self.enter(CLOSING, float("inf"))
         try:
             self.sock.shutdown(socket.SHUT_WR)
         except OSError:

@@ -2,10 +2,11 @@
 
 import socket
 from collections.abc import Callable, Collection
+from typing import Final
 
 from queunir_trio.front.answers import NO_BODY, STATUS_LINES
 from queunir_trio.front.bodies import LAST_CHUNK, RequestBody, chunks
-from queunir_trio.front.connection import Connection, Phase
+from queunir_trio.front.connection import ANSWERING, Connection
 from queunir_trio.outside.sockets import receive
 from queunir_trio.outside.upstream import Unreachable
 from queunir_trio.wire.chunks import ChunkDecoder
@@ -17,6 +18,11 @@ AnswerLines = Callable[[ResponseHead, list[bytes]], Collection[bytes]]
 
 class NoAnswer(Unreachable):
     """The upstream ended before the head of its answer did."""
+
+
+_CHUNKED: Final = Framing.CHUNKED
+_LENGTH: Final = Framing.LENGTH
+_NONE: Final = Framing.NONE
 
 
 class Cut(Exception):
@@ -54,13 +60,13 @@ class Delivery:
         reader = ResponseReader()
         answer = None
         while answer is None or answer.status < 200:
-            answer = reader.next_head(self.head.method)
+            answer = reader.next_head(self.head.method) if reader.buffer else None
             if answer is None:
                 await self._more(sock, reader)
-        if answer.framing is Framing.NONE:
+        if answer.framing is _NONE:
             await self._begin(answer, b"")
             whole = True
-        elif answer.framing is Framing.LENGTH:
+        elif answer.framing is _LENGTH:
             whole = await self._bring_length(sock, reader, answer)
         else:
             whole = await self._bring_pieces(sock, reader, answer)
@@ -87,16 +93,16 @@ class Delivery:
             self.keep_alive = False
         lines.append(b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n")
         lines.append(first)
-        connection.enter(Phase.ANSWERING, connection.limits.body)
+        connection.enter(ANSWERING, connection.limits.body)
         await connection.send(b"".join(lines))
 
     def _framing_line(self, answer: ResponseHead) -> bytes:
         """How the client is told where the body ends; for one of HTTP/1.0 it ends where the connection does."""
-        if answer.framing is Framing.NONE:
+        if answer.framing is _NONE:
             if answer.status in NO_BODY or (self.head.method == b"HEAD" and answer.length is None):
                 return b""
             return b"content-length: %d\r\n" % (answer.length or 0)
-        if answer.framing is Framing.LENGTH:
+        if answer.framing is _LENGTH:
             return b"content-length: %d\r\n" % (answer.length or 0)
         if self.head.minor:
             return b"transfer-encoding: chunked\r\n"
@@ -123,7 +129,7 @@ class Delivery:
 
     async def _bring_pieces(self, sock: socket.socket, reader: ResponseReader, answer: ResponseHead) -> bool:
         """A body of unknown length: chunks, or everything until the upstream closes."""
-        decoder = ChunkDecoder(answer=True) if answer.framing is Framing.CHUNKED else None
+        decoder = ChunkDecoder(answer=True) if answer.framing is _CHUNKED else None
         begun = False
         while True:
             pieces, ended = _taken(decoder, reader.buffer)

@@ -132,12 +132,7 @@ def is_cross_site(
 
 def add_slice_request_fields(head: RequestHead, lines: list[bytes]) -> None:
     """Appends what a slice may see of a request: no cookie, no key, nothing about where it came from."""
-    rendered = head.rendered.get("slice")
-    if rendered is None:
-        own: list[bytes] = []
-        _add_request_fields(head, TO_SLICE, own)
-        rendered = head.rendered["slice"] = b"".join(own)
-    lines.append(rendered)
+    _add_request_fields(head, TO_SLICE, lines)
 
 
 def add_app_request_fields(head: RequestHead, lines: list[bytes]) -> None:

@@ -49,10 +49,10 @@ _LENGTHS: Final = re.compile(rb"(?im)^content-length:[ \t]*(.*?)[ \t]*\r$")
 class RequestHead(Head):
     """A request without its body. `length` is meant where `framing` is LENGTH.
 
-    `rendered` keeps lines that were made of the fields; heads with the same fields share it as they share those.
+    Heads of one connection whose fields are the same, byte for byte, share `single`, the very object.
     """
 
-    __slots__ = ("cookie", "expects_continue", "host", "length", "method", "minor", "rendered", "target")
+    __slots__ = ("cookie", "expects_continue", "host", "length", "method", "minor", "target")
     method: bytes
     target: bytes
     minor: int  # of the version: 1 or 0
@@ -60,7 +60,6 @@ class RequestHead(Head):
     cookie: bytes | None  # all Cookie fields as one
     length: int
     expects_continue: bool
-    rendered: dict[str, bytes]
 
 
 class RequestReader(HeadReader):
@@ -113,7 +112,6 @@ def parse_request(raw: bytes) -> RequestHead:
     except TooManyFields:
         raise _large_head(f"it has more than {FIELDS_AT_MOST} fields") from None
     single = head.single
-    head.rendered = {}
     head.cookie = single.get(b"cookie")
     head.keep_alive = head.minor == 1
     head.nominated = NO_NAMES
@@ -148,7 +146,6 @@ def _with_fields_of(before: RequestHead, line: bytes) -> RequestHead | None:
     head.expects_continue = before.expects_continue
     head.host = before.host
     head.cookie = before.cookie
-    head.rendered = before.rendered
     return head
 
 
