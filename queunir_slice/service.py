@@ -96,6 +96,7 @@ class _Slice:
         if not self._settings.production:
             SimulatorRoutes(self._engine).add_to(app.router)
         self._broadcaster.attach(app, self._greet)
+        app.on_response_prepare.append(_stay_nameless)
         return app
 
     def _greet(self) -> Greeting | None:
@@ -103,6 +104,11 @@ class _Slice:
         self._engine.ask_for_code()
         code = self._engine.standing.code
         return None if code is None or self._engine.frozen else ("wa:qr", code_json(code))
+
+
+async def _stay_nameless(_request: web.Request, response: web.StreamResponse) -> None:
+    """What answers and in which version is nobody's business."""
+    response.headers.pop("Server", None)
 
 
 @asynccontextmanager

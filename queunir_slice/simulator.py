@@ -24,9 +24,11 @@ SYNC_STEP_LASTS: Final = 0.4
 RECOVERS_WITHIN: Final = 4.0
 
 ORDER_WITHIN: Final = 5.0  # seconds of the clock: how long the session has to follow an order
+CODE_WITHIN: Final = 5.0  # seconds a scan waits for a code to be shown
 
 _PAIRED: Final = frozenset({State.AUTHENTICATED, State.SYNCING, State.READY, State.DEGRADED})
 _IDLE: Final = frozenset({State.STOPPED, State.LOGGED_OUT, State.FAILED})
+_BEFORE_CODE: Final = _IDLE | {State.STARTING}
 
 Step = Callable[[], Awaitable[Any]]  # returns the next Step
 
@@ -63,6 +65,7 @@ class Simulator:
         self._following: _Order | None = None  # seen, its state not yet entered
         self._stirred = asyncio.Event()
         self._one_order = asyncio.Lock()
+        self._code_on_show = asyncio.Event()
         self._thawed = asyncio.Event()
         self._thawed.set()
 
@@ -121,7 +124,14 @@ class Simulator:
     # what whoever steers it asks ------------------------------------------------------------------------------------
 
     async def scan(self) -> None:
-        """A phone scans the code on show."""
+        """A phone scans the code on show. One that comes early waits a moment for it, as a person would."""
+        self.ask_for_code()
+        if not self._paired and not self.frozen and self._standing.state in _BEFORE_CODE:
+            try:
+                async with asyncio.timeout(CODE_WITHIN):
+                    await self._code_on_show.wait()
+            except TimeoutError:
+                pass  # refused below, with the sentence that says why
         await self._give(self._authenticated, frozenset({State.QR}), "No code is on show: nothing can be scanned.")
 
     async def disconnect(self, reason: str) -> None:
@@ -245,6 +255,7 @@ class Simulator:
     async def _enter(self, state: State, reason: str | None = None, code: engine.Code | None = None) -> None:
         number = self._phone.number if self._paired else None
         self._standing = Standing(state, reason, datetime.now(UTC), number, code)
+        (self._code_on_show.set if state is State.QR else self._code_on_show.clear)()
         self.agenda.hold(True)  # nothing happens in a state that nobody was told of
         await self._tell(engine.StateChanged(self._standing))
         self._hold_or_not()

@@ -72,7 +72,10 @@ class SliceChannel(Channel):
         self.last_event_at = datetime.now(UTC)
         meaning = _MEANINGS.get(name)
         if meaning is not None:
+            told_before = self._qr_told
             meaning(self, _value(payload))
+            if name == "wa:qr" and told_before is not None and self._qr_told == told_before:
+                return True  # slices greet with the code that was told already when the line was opened
         self._put(name, payload)
         return True
 

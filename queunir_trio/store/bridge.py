@@ -418,6 +418,11 @@ def _translated(raw: Any = None) -> Iterator[None]:
         raise DatabaseMissing(str(error)) from error
     except _UNAVAILABLE as error:
         raise DatabaseUnavailable(f"{type(error).__name__}: {error}") from error
+    except asyncpg.InternalClientError as error:
+        # a connection that the server ended in the middle of a conversation: asyncpg lost track, so nobody goes on
+        if raw is not None:
+            raw.terminate()
+        raise DatabaseUnavailable(str(error)) from error
     except asyncpg.InterfaceError as error:
         if raw is None or not _is_closed(raw):
             raise

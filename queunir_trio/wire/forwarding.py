@@ -93,11 +93,16 @@ _HARMLESS: Final = b"x-content-type-options: nosniff\r\ncontent-security-policy:
 
 _NONE: Final[tuple[bytes, ...]] = ()
 
+_SESSION: Final = b"session="
+_SEMICOLON: Final = ord(";")
+
 
 def session_token(cookie: bytes | None) -> bytes | None:
     """The value of the cookie `session`; None where there is none, or two that differ (one of them was planted)."""
     if cookie is None:
         return None
+    if cookie.startswith(_SESSION) and _SEMICOLON not in cookie:  # alone, as is usual
+        return cookie[len(_SESSION) :].strip(b" \t") or None
     token: bytes | None = None
     for pair in cookie.split(b";"):
         name, _, value = pair.partition(b"=")
