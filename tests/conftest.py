@@ -29,6 +29,7 @@ TEMPLATE = "gateway_template"
 PORTS_OF_A_RANGE = 100  # fifty slices
 MEMORY_NEEDED = 2 * 2**30  # bytes
 LEFT_BEHIND_AFTER = 600  # seconds
+WORKERS_AT_MOST = 8  # each has every eighth range to itself
 FIRST_PORT, LAST_PORT = 10_000, 32_000  # below those the system gives out by itself
 
 _numbers = itertools.count(1)
@@ -91,10 +92,11 @@ def free_port() -> int:
 @pytest.fixture
 def free_base_port() -> int:
     """The first of a hundred free ports, for slices; each test of each worker has others."""
-    ranges = (LAST_PORT - FIRST_PORT) // PORTS_OF_A_RANGE
-    begin = os.getpid() * 31
-    for attempt in range(ranges):
-        base = FIRST_PORT + (begin + next(_numbers) + attempt) % ranges * PORTS_OF_A_RANGE + 1
+    ranges = (LAST_PORT - FIRST_PORT) // PORTS_OF_A_RANGE // WORKERS_AT_MOST
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % WORKERS_AT_MOST
+    for _ in range(ranges):
+        mine = (os.getpid() + next(_numbers)) % ranges * WORKERS_AT_MOST + worker
+        base = FIRST_PORT + mine * PORTS_OF_A_RANGE + 1
         if all(_is_free(port) for port in range(base, base + PORTS_OF_A_RANGE - 1)):
             return base
     raise AssertionError("no hundred free ports in a row")
