@@ -29,7 +29,7 @@ from queunir_trio.store.roles import quoted
 
 KEY = "k" * 64
 PASSWORD = "slice-password-for-tests"
-TEMPLATE = "slice_template"
+TEMPLATE = "slice_template_of_tests"
 SPEED = "40"
 WITHIN = 30.0  # seconds: how long anything may take before a test gives up
 
@@ -163,7 +163,7 @@ def slice_template(postgres: DatabaseServer) -> DatabaseServer:
 @contextmanager
 def fresh_database(server: DatabaseServer) -> Iterator[SliceDatabase]:
     """A fresh slice database with a role that bears its name."""
-    database = SliceDatabase(server, f"wa_slice_test_{next(_numbers)}")
+    database = SliceDatabase(server, f"slice_test_{next(_numbers)}"  # not wa_slice_N: other tests clear those away)
     name = quoted(database.name)
     in_maintenance(server, f"create role {name} login password '{PASSWORD}'")
     in_maintenance(server, f"create database {name} template {TEMPLATE}")
