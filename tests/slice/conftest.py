@@ -163,7 +163,8 @@ def slice_template(postgres: DatabaseServer) -> DatabaseServer:
 @contextmanager
 def fresh_database(server: DatabaseServer) -> Iterator[SliceDatabase]:
     """A fresh slice database with a role that bears its name."""
-    database = SliceDatabase(server, f"slice_test_{next(_numbers)}"  # not wa_slice_N: other tests clear those away)
+    # not called wa_slice_N: other tests clear those away
+    database = SliceDatabase(server, f"slice_test_{next(_numbers)}")
     name = quoted(database.name)
     in_maintenance(server, f"create role {name} login password '{PASSWORD}'")
     in_maintenance(server, f"create database {name} template {TEMPLATE}")
