@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Final, TextIO
 from urllib.parse import quote
@@ -21,12 +22,13 @@ from queunir_trio.outside.passwords import Hasher
 from queunir_trio.outside.signals import stop_on_signals
 from queunir_trio.service import Running, run
 from queunir_trio.settings import DatabaseSettings, Settings, read_settings
-from queunir_trio.store import accounts
+from queunir_trio.store import accounts, slices
 from queunir_trio.store.bridge import asyncio_loop, open_connection
 from queunir_trio.store.migrations import migrate
 
 ADMIN_EMAIL: Final = "admin@example.com"
 DATABASE: Final = "wank_saas"
+SLICES_AWAITED: Final = 20.0  # seconds
 ENDS_WITHIN: Final = 30.0  # seconds from the signal until nothing runs any more
 
 
@@ -77,12 +79,14 @@ class _Demo:
             settings = self._settings(where)
             async with asyncio_loop():
                 await migrate(where)
-                await self._ensure_admin(where)
+                began = await self._prepared(where)
             _say("Starting the gateway and a first slice ...")
             async with trio.open_nursery() as nursery:
                 running = await nursery.start(run, settings, self._stop, True)
                 self._serving = True
-                self._announce(running, where)
+                await self._await_slices(running, began, settings.slices.warm_pool_min)
+                if not self._stop.is_set():
+                    self._announce(running, where)
         (self._data / "demo.json").unlink(missing_ok=True)
         _say("Everything has ended. Your data is kept in " + str(self._data))
 
@@ -112,11 +116,19 @@ class _Demo:
             }
         )
 
-    async def _ensure_admin(self, where: DatabaseSettings) -> None:
+    async def _prepared(self, where: DatabaseSettings) -> datetime:
+        """There is an admin account; the database's time."""
         async with open_connection(where) as connection:
             if await accounts.find_by_email(connection, ADMIN_EMAIL) is None:
                 hashed = await Hasher().hash(self._secrets.admin_password.encode())
                 await accounts.add(connection, ADMIN_EMAIL, hashed, is_admin=True)
+            return await slices.now(connection)
+
+    async def _await_slices(self, running: Running, since: datetime, available: int) -> None:
+        """Until the slices of before run again and one stands ready; a slow machine is not waited for longer."""
+        with trio.move_on_after(SLICES_AWAITED):
+            while not await slices.settled(running.db, since, available=available) and not self._stop.is_set():  # noqa: ASYNC110
+                await trio.sleep(0.1)  # the table tells nobody when a slice has been well
 
     def _announce(self, running: Running, where: DatabaseSettings) -> None:
         url = f"http://127.0.0.1:{running.port}"

@@ -5,6 +5,7 @@ are an operator's or an admin's and count always.
 """
 
 from collections.abc import Collection, Iterable
+from datetime import datetime
 from typing import Final
 
 from queunir_trio.model.slices import TRANSITIONS, Slice, Status, Wanted, port_of
@@ -210,3 +211,22 @@ async def _insert(
 
 def _found(row: Record | None) -> Slice | None:
     return slice_of(row) if row is not None else None
+
+
+async def settled(db: Queries, since: datetime, *, available: int) -> bool:
+    """Whether every slice of ours that should run has been well since then, and so many of them can be given away."""
+    row = await db.fetchrow(
+        """
+        select coalesce(bool_and(last_health_at >= $1), true), count(*) filter (where status = 'available')
+        from gateway.slices where managed and wanted = 'running' and status in ('available', 'assigned')
+        """,
+        since,
+    )
+    assert row is not None
+    return bool(row[0]) and int(row[1]) >= available
+
+
+async def now(db: Queries) -> datetime:
+    """What time it is for the database."""
+    moment: datetime = await db.fetchval("select gateway.clock()")
+    return moment
