@@ -15,12 +15,12 @@ begin
     perform pg_notify('gateway', jsonb_build_object(
         'table', tg_table_name, 'op', lower(tg_op), 'id', row -> 'id',
         'user_id', row -> 'user_id', 'slice_id', row -> 'slice_id')::text);
-    -- a slice that changes hands concerns the one who had it as well
+    -- what changes hands concerns the one who had it as well, and what gets another name is still known by the old one
     if tg_op = 'UPDATE' then
         before := to_jsonb(old);
-        if before -> 'user_id' is distinct from row -> 'user_id' then
+        if (before -> 'user_id', before -> 'id') is distinct from (row -> 'user_id', row -> 'id') then
             perform pg_notify('gateway', jsonb_build_object(
-                'table', tg_table_name, 'op', 'update', 'id', row -> 'id',
+                'table', tg_table_name, 'op', 'update', 'id', before -> 'id',
                 'user_id', before -> 'user_id', 'slice_id', before -> 'slice_id')::text);
         end if;
     end if;
@@ -29,6 +29,8 @@ end $$;
 
 create trigger tell after delete on gateway.sessions for each row execute function gateway.tell();
 create trigger tell_moved after update of id, user_id on gateway.sessions for each row execute function gateway.tell();
+create trigger tell_shortened after update of expires_at on gateway.sessions for each row
+    when (new.expires_at < old.expires_at) execute function gateway.tell();
 create trigger tell_all after truncate on gateway.sessions for each statement execute function gateway.tell();
 
 create trigger tell after insert or delete on gateway.users for each row execute function gateway.tell();

@@ -33,6 +33,19 @@ async def heard(changes: Channel, deed: Awaitable[object]) -> list[Change]:
             return found
 
 
+async def test_a_session_that_is_renamed_or_shortened_by_hand_is_told_of_by_the_name_it_had(
+    database: Database, database_settings: DatabaseSettings
+) -> None:
+    user = await accounts.add(database, "ana@example.com", "hash")
+    async with listening(database_settings) as changes:
+        await sessions.begin(database, user.id, HASH, None, None)
+        shorten = "update gateway.sessions set expires_at = expires_at - interval '1 day'"
+        assert await heard(changes, database.execute(shorten)) == [Change("sessions", "update", HASH, user.id, None)]
+        rename = "update gateway.sessions set id = repeat('c', 64)"
+        told = await heard(changes, database.execute(rename))
+        assert {change.id for change in told} == {HASH, "c" * 64}
+
+
 async def test_sessions_tell_of_their_end(database: Database, database_settings: DatabaseSettings) -> None:
     user = await accounts.add(database, "a@example.com", "hash")
     async with listening(database_settings) as changes:
