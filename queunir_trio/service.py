@@ -4,7 +4,9 @@ The doors open last and close first, so that every request meets a complete worl
 a scope: the event stops the sources, and when they have run dry the scopes end what is left, each within its limit.
 """
 
+import errno
 import gc
+import socket
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -89,7 +91,8 @@ async def run(
     """
     runtime = _runtime(settings)
     async with asyncio_loop():
-        await _migrate(settings)
+        if not await _migrate(settings, stop):
+            return
         async with (
             open_database(settings.database) as db,
             open_slice_control() as control,
@@ -103,6 +106,18 @@ async def run(
                     with trio.move_on_after(SLICES_ENDED_WITHIN, shield=True):
                         await runtime.stop_all()
     log.info("service_ended")
+
+
+async def _listen(settings: Settings) -> list[socket.socket]:
+    try:
+        return await listen(settings.host, settings.port)
+    except OSError as error:
+        if error.errno not in (errno.EADDRINUSE, errno.EACCES, errno.EADDRNOTAVAIL):
+            raise
+        sentence = f"Port {settings.port} on {settings.host} can not be had ({error.strerror}): "
+        raise Misconfigured(
+            [sentence + "end the program that holds it, or choose another by PORT or --port."]
+        ) from None
 
 
 def _settle_collector() -> None:
@@ -121,19 +136,21 @@ def _runtime(settings: Settings) -> Runtime:
     return ProcessRuntime(settings.data_dir)
 
 
-async def _migrate(settings: Settings) -> None:
-    """Brings the database up to date; one that is not there yet is waited for."""
+async def _migrate(settings: Settings, stop: trio.Event) -> bool:
+    """Brings the database up to date; one that is not there yet is waited for. False: we were stopped meanwhile."""
     with trio.move_on_after(MIGRATED_WITHIN):
         while True:
             try:
                 applied = await migrate(settings.database)
             except DatabaseUnavailable as unavailable:
                 log.warning("database_awaited", reason=str(unavailable))
-                await trio.sleep(1)
+                with trio.move_on_after(1):
+                    await stop.wait()
+                    return False
                 continue
             if applied:
                 log.info("migrated", versions=applied)
-            return
+            return True
     raise Lost(f"PostgreSQL at {settings.database.host} can not be used: check DB_HOST, DB_PORT and that it runs.")
 
 
@@ -221,7 +238,7 @@ class Service:
                 await doors.start(app_door.run)
             front = self._front(app_door.upstream)
             self.front = front
-            listener = Listener(front, await listen(self.settings.host, self.settings.port))
+            listener = Listener(front, await _listen(self.settings))
             await doors.start(listener.run)
             _settle_collector()
             self.systemd.say("READY=1", f"STATUS=Serving on port {listener.port}")

@@ -18,6 +18,30 @@ def too_large() -> BadMessage:
     return BadMessage(413, "body_too_large", "What was sent is too large.")
 
 
+class NoRoom(Exception):
+    """So many bodies are being collected that there is no memory for another."""
+
+
+class Room:
+    """What bodies that must be whole before they go on may take of memory together."""
+
+    def __init__(self, size: int) -> None:
+        self._free = size  # bytes
+
+    def __repr__(self) -> str:
+        return f"<Room {self._free} bytes free>"
+
+    def take(self, size: int) -> int:
+        """Takes so many bytes and returns how many; NoRoom, and nothing is taken, where there are fewer."""
+        if size > self._free:
+            raise NoRoom
+        self._free -= size
+        return size
+
+    def give_back(self, size: int) -> None:
+        self._free += size
+
+
 class RequestBody:
     """The body that follows a head; `complete` once its last byte was taken."""
 
@@ -60,11 +84,18 @@ class RequestBody:
         framed = chunks(self.take())
         return framed + LAST_CHUNK if self.complete else framed
 
-    async def collected(self) -> bytes:
-        """The whole body. ClientGone or BadMessage where it never becomes whole."""
+    async def collected(self, room: Room) -> bytes:
+        """The whole body. ClientGone or BadMessage where it never becomes whole; NoRoom where too many are coming."""
         self._connection.enter(Phase.BODY, self._connection.limits.body)
-        pieces = self.take()
-        while not self.complete:
-            await self._connection.more()
-            pieces += self.take()
-        return b"".join(pieces)
+        pieces: list[bytes] = []
+        held = 0
+        try:
+            while True:
+                taken = self.take()
+                held += room.take(sum(map(len, taken)))
+                pieces += taken
+                if self.complete:
+                    return b"".join(pieces)
+                await self._connection.more()
+        finally:
+            room.give_back(held)

@@ -7,7 +7,7 @@ import structlog
 
 from queunir_trio.errors import Refused
 from queunir_trio.front.answers import CONTINUE, cross_origin_lines, error_answer, preflight_answer
-from queunir_trio.front.bodies import RequestBody
+from queunir_trio.front.bodies import NoRoom, RequestBody
 from queunir_trio.front.carrying import Errand
 from queunir_trio.front.connection import Connection, Phase
 from queunir_trio.front.delivering import AnswerLines, Cut, Delivery
@@ -79,7 +79,7 @@ class Exchange:
             return await self._refuse(refused.code)
         except DatabaseUnavailable:
             return await self._refuse("unavailable")
-        except Busy:
+        except (Busy, NoRoom):
             return await self._refuse("slice_busy" if self.route else "busy")
         except TooSlow as slow:
             return await self._refuse("slice_timeout" if self.route else "unavailable", detail=str(slow))
@@ -127,7 +127,7 @@ class Exchange:
             self.body = body = RequestBody(connection, head, self.front.limits.app_body)
             if head.expects_continue and not connection.reader.buffer:
                 await connection.send(CONTINUE)
-            content = await body.collected()
+            content = await body.collected(self.front.room)
             lines.append(b"content-length: %d\r\n\r\n%b" % (len(content), content))
         else:
             lines.append(b"\r\n")

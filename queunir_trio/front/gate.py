@@ -99,8 +99,8 @@ class Gate:
         check_target(target)
         token = session_token(head.cookie)
         method = head.method
-        if method not in SAFE_METHODS and head.cookie is not None and self._is_forged(head):
-            raise NotAdmitted("csrf")
+        if method not in SAFE_METHODS and self._is_forged(head):
+            raise NotAdmitted("csrf")  # without a cookie too: the answer may set or clear one
         if method == b"OPTIONS" and self.foreign_origin(head) and head.field(b"access-control-request-method"):
             return Kind.PREFLIGHT, None
         if not target.startswith(API):

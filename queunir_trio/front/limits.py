@@ -16,6 +16,7 @@ class Limits:
     linger: float = 1.0  # to let the client read the last answer before the connection closes
     slice_body: int = 2 * 2**30
     app_body: int = 2**20
+    collecting: int = 64 * 2**20  # of all bodies for the app that are coming just now
     connections: int = 10_000
     drain: float = 3.0  # for exchanges under way when the service ends
     turn: float = 0.25  # between two looks at all deadlines

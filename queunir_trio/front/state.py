@@ -8,6 +8,7 @@ from typing import Final
 
 import structlog
 
+from queunir_trio.front.bodies import Room
 from queunir_trio.front.gate import Gate
 from queunir_trio.front.limits import Limits
 from queunir_trio.front.streams import Streams
@@ -42,6 +43,7 @@ class Front:
         self.limits = limits or Limits()
         self.touched = touched
         self.wheel = Wheel(self.limits)
+        self.room = Room(self.limits.collecting)
         self.readiness = readiness or Readiness()
         self.draining = False
         self.requests = 0

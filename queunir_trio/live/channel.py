@@ -68,13 +68,17 @@ class WaitingChannel(Channel):
 
     def __init__(self, viewers_changed: Callable[[], None] = lambda: None) -> None:
         super().__init__(viewers_changed)
+        self._percent = 0
         self._progress = compact_json({"step": "queued", "percent": 0, "message": "Your workspace is next in line."})
 
     def described(self, gap: bool) -> tuple[str, bytes]:
         return "wa:provisioning", self._progress
 
     def progress(self, step: str, percent: int, message: str) -> None:
-        """The making of the slice has come so far."""
+        """The making of a slice has come so far. Several may be in the making: only what is further is told."""
+        if percent <= self._percent:
+            return
+        self._percent = percent
         self._progress = compact_json({"step": step, "percent": percent, "message": message})
         self._put("wa:provisioning", self._progress)
 

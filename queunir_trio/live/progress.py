@@ -13,6 +13,7 @@ from queunir_trio.store.steps import StepRow
 
 log = structlog.get_logger()
 
+READY = provisioning.STEPS[-1].name  # that one's own slice is ready is told by the slice itself
 _STEPS = {step.name: step for step in provisioning.STEPS}
 
 
@@ -46,7 +47,7 @@ class Progress:
         except Lost as lost:
             log.warning("progress_not_read", slice_id=slice_id, reason=str(lost))
             return
-        if row is None or row.deed != provisioning.DEED or row.step not in _STEPS:
+        if row is None or row.deed != provisioning.DEED or row.step not in _STEPS or row.step == READY:
             return
         step = _STEPS[row.step]
         # whoever waits longest gets the next slice; the others are further on by one when it is given away

@@ -18,7 +18,7 @@ SESSION_EXTENDED_AT_MOST_EVERY: Final = timedelta(hours=1)
 RESET_VALID: Final = timedelta(hours=1)
 
 _EMAIL: Final = re.compile(
-    r"[^\s@\x00-\x1f\x7f<>,;:\"()\[\]\\]+@[^\s@\x00-\x1f\x7f<>,;:\"()\[\]\\]+\.[^\s@.<>,;:\"()\[\]\\]+"
+    r"[^\s@\x00-\x1f\x7f<>,;:\"()\[\]\\]+@(?:[^\s@.\x00-\x1f\x7f<>,;:\"()\[\]\\]+\.)+[^\s@.<>,;:\"()\[\]\\]+"
 )
 _TOKEN: Final = re.compile(rb"[0-9a-f]{64}")
 

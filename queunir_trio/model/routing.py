@@ -6,6 +6,8 @@ from uuid import UUID
 from queunir_trio.model.accounts import User
 from queunir_trio.model.slices import Slice, Status, derived_secret, number_of
 
+UNPAID = frozenset({"past_due", "cancelled"})
+
 
 @dataclass(frozen=True, slots=True)
 class SessionFacts:
@@ -82,5 +84,5 @@ def _refusal(user: User, slice_: Slice | None) -> str | None:
     if slice_ is not None and slice_.status == Status.ASSIGNED:
         return None
     if slice_ is not None and slice_.status == Status.SUSPENDED:
-        return "payment_required"
+        return "payment_required" if user.subscription_status in UNPAID else "suspended"
     return "no_slice"

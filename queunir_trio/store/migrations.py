@@ -79,10 +79,11 @@ async def migrate_slice(connection: Connection) -> list[str]:
 
 
 async def _apply(connection: Connection, schema: str, every: tuple[Migration, ...]) -> list[str]:
-    await connection.execute(
-        f"create table if not exists {quoted(schema)}.schema_migrations (version varchar(128) primary key)"
-    )
     missing = await _missing(connection, schema, every)
+    if missing:  # even for a table that exists, creating it takes a right that the gateway's own role has not
+        await connection.execute(
+            f"create table if not exists {quoted(schema)}.schema_migrations (version varchar(128) primary key)"
+        )
     for migration in missing:
         async with connection.transaction():
             await connection.execute(migration.sql)

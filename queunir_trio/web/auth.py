@@ -1,5 +1,6 @@
 """Accounts and sessions by HTTP."""
 
+from typing import Final
 from uuid import UUID
 
 import structlog
@@ -30,6 +31,8 @@ FORGOT_TAKES = 0.25  # seconds, whether there is such an account or not
 FORGOT_ANSWER = Notice(message="If there is an account with this address, a mail with a link is on its way.")
 
 log = structlog.get_logger()
+LOGGED_OUT_AT_ONCE: Final = 4  # sessions of one request; nobody has more cookies of that name by accident
+
 auth = Blueprint("auth", __name__, url_prefix="/auth")
 
 
@@ -91,10 +94,11 @@ async def login(data: Credentials) -> Account:
 @errors()
 async def logout() -> tuple[str, int]:
     """Log out. Safe to repeat."""
-    world, hashed = the_world(), identity.cookie_hash()
-    if hashed is not None and await signing_in.sign_out(world.db, hashed):
-        world.routes.revoke([hashed])
-        log.info("logged_out")
+    world = the_world()
+    for hashed in identity.cookie_hashes()[:LOGGED_OUT_AT_ONCE]:
+        if await signing_in.sign_out(world.db, hashed):
+            world.routes.revoke([hashed])
+            log.info("logged_out")
     identity.clear_cookie()
     return "", 204
 

@@ -4,10 +4,12 @@ import json
 from typing import Any, Final, cast
 
 from quart_trio.wrappers import TrioRequest
+from werkzeug.exceptions import RequestEntityTooLarge
 
 from queunir_trio.errors import Refused
 
 BODY_AT_MOST: Final = 2**20  # bytes; the front has the same limit
+JSON_AT_MOST: Final = 65_536  # bytes; what is parsed keeps everybody waiting, and no form here is a tenth of that
 DEEPEST: Final = 20  # levels of arrays and objects
 
 _ALLOWED_CONTROLS: Final = "\n\t"
@@ -37,6 +39,8 @@ class JsonRequest(TrioRequest):
         """The object in the body. WrongType or BadJson where there is none; the arguments change nothing."""
         if self._document is None:
             body = await self.get_data()
+            if len(body) > JSON_AT_MOST:
+                raise RequestEntityTooLarge
             if body and not self._says_json():
                 raise WrongType()
             self._document = parsed(cast(bytes, body))

@@ -17,7 +17,7 @@ from queunir_trio.operations.signing_in import Visitor
 from queunir_trio.store import events, sessions
 from queunir_trio.web.errors import TryLater
 from queunir_trio.web.world import World, the_world
-from queunir_trio.wire.forwarding import session_token
+from queunir_trio.wire.forwarding import session_token, session_tokens
 
 COOKIE: Final = "session"
 ADMIN_KEY_HEADER: Final = b"x-admin-key"
@@ -60,6 +60,11 @@ def cookie_hash() -> str | None:
     """What is kept of the token in the request's cookie; None where there is none that could be one."""
     token = session_token(_raw_cookie())
     return token_hash(token) if token is not None and is_token(token) else None
+
+
+def cookie_hashes() -> list[str]:
+    """What is kept of every token in the request's cookies: more than one only where one was planted."""
+    return [token_hash(token) for token in session_tokens(_raw_cookie()) if is_token(token)]
 
 
 async def session() -> SessionFacts:

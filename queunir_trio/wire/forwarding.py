@@ -9,6 +9,7 @@ can.
 from collections.abc import Collection, Mapping
 from typing import Final
 
+from queunir_trio.model.accounts import is_token
 from queunir_trio.wire.http_requests import RequestHead
 from queunir_trio.wire.http_responses import ResponseHead
 from queunir_trio.wire.http_rules import Framing
@@ -98,20 +99,28 @@ _SEMICOLON: Final = ord(";")
 
 
 def session_token(cookie: bytes | None) -> bytes | None:
-    """The value of the cookie `session`; None where there is none, or two that differ (one of them was planted)."""
+    """The value of the cookie `session`; None where there is none, or two that differ (one of them was planted).
+
+    A second one that can not be a token at all is passed over: it would only keep its owner out.
+    """
     if cookie is None:
         return None
     if cookie.startswith(_SESSION) and _SEMICOLON not in cookie:  # alone, as is usual
         return cookie[len(_SESSION) :].strip(b" \t") or None
-    token: bytes | None = None
-    for pair in cookie.split(b";"):
+    tokens = session_tokens(cookie)
+    if len(tokens) > 1:
+        tokens = [token for token in tokens if is_token(token)]
+    return tokens[0] if len(tokens) == 1 else None
+
+
+def session_tokens(cookie: bytes | None) -> list[bytes]:
+    """Every different value of the cookie `session` that is not empty."""
+    found: dict[bytes, None] = {}
+    for pair in (cookie or b"").split(b";"):
         name, _, value = pair.partition(b"=")
-        if name.strip(b" \t") == b"session":
-            value = value.strip(b" \t")
-            if token is not None and token != value:
-                return None
-            token = value
-    return token or None
+        if name.strip(b" \t") == b"session" and value.strip(b" \t"):
+            found[value.strip(b" \t")] = None
+    return list(found)
 
 
 def is_cross_site(
@@ -210,7 +219,8 @@ def _add_attachment(head: ResponseHead, lines: list[bytes]) -> None:
     if kind is None and head.framing is Framing.NONE:
         return  # nothing to show, as in 204 and 304
     disposition = head.single.get(b"content-disposition", b"")
-    if kind is None or kind.partition(b";")[0].strip().lower() not in SHOWN_TYPES:
+    # of several types in one field browsers take the last
+    if kind is None or b"," in kind or kind.partition(b";")[0].strip().lower() not in SHOWN_TYPES:
         _, semicolon, parameters = disposition.partition(b";")
         disposition = b"attachment" + semicolon + parameters
     if disposition:

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from queunir_trio.front.bodies import RequestBody, chunks
+from queunir_trio.front.bodies import NoRoom, RequestBody, Room, chunks
 from queunir_trio.front.limits import Limits
 from queunir_trio.wire.http import BadMessage, RequestHead, RequestReader
 from tests.doubles.upstreams import ok
@@ -185,3 +185,13 @@ async def test_a_bad_chunk_in_a_request_is_refused_and_nothing_behind_it_is_beli
     assert await client.rest() == b""
     assert house.front.requests == 1
     assert b"smuggled" not in house.slice.received
+
+
+def test_bodies_share_a_room_and_what_does_not_fit_takes_nothing() -> None:
+    room = Room(100)
+    assert room.take(60) == 60
+    with pytest.raises(NoRoom):
+        room.take(41)
+    assert room.take(40) == 40
+    room.give_back(100)
+    assert room.take(100) == 100

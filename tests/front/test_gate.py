@@ -169,8 +169,9 @@ async def test_a_planted_second_cookie_does_not_switch_the_check_off(sessions: S
     assert await refused(sessions, api(b"/auth/change-password", planted, b"POST")) == "csrf"
 
 
-async def test_without_a_cookie_there_is_nothing_to_forge(sessions: Sessions) -> None:
-    assert (await judged(sessions, page(b"/auth/login", OTHER_SITES[0], b"POST")))[0] is Kind.APP
+async def test_without_a_cookie_it_is_refused_too_for_the_answer_may_clear_one(sessions: Sessions) -> None:
+    assert await refused(sessions, page(b"/auth/logout", OTHER_SITES[0], b"POST")) == "csrf"
+    assert (await judged(sessions, page(b"/auth/login", b"", b"POST")))[0] is Kind.APP
 
 
 async def test_a_signed_webhook_and_a_key_need_no_cookie(sessions: Sessions) -> None:

@@ -239,7 +239,9 @@ async def test_a_route_is_not_remembered_beyond_its_session_or_some_minutes(
     ("user", "slice_", "refusal"),
     [
         (USER, None, "no_slice"),
-        (USER, replace(SLICE, status=Status.SUSPENDED), "payment_required"),
+        (USER, replace(SLICE, status=Status.SUSPENDED), "suspended"),
+        (replace(USER, subscription_status="past_due"), replace(SLICE, status=Status.SUSPENDED), "payment_required"),
+        (replace(USER, subscription_status="cancelled"), replace(SLICE, status=Status.SUSPENDED), "payment_required"),
         (USER, replace(SLICE, status=Status.DESTROYING), "no_slice"),
         (replace(USER, suspended_at=NOW), SLICE, "suspended"),
     ],

@@ -402,6 +402,21 @@ async def test_two_different_cookies_of_the_name_are_none(browser: Browser) -> N
     assert (await Browser(browser._client.app).get("/auth/me", headers=headers)).status_code == 401
 
 
+async def test_a_log_out_ends_every_session_that_the_request_names(browser: Browser) -> None:
+    await browser.register()
+    good = browser.cookie
+    plain = Browser(browser._client.app)
+    both = {"Cookie": f"session={'0' * 64}; session={good}"}
+    assert (await plain.post("/auth/logout", headers=both)).status_code == 204
+    assert (await plain.get("/auth/me", headers={"Cookie": f"session={good}"})).status_code == 401
+
+
+async def test_a_body_that_would_keep_everybody_waiting_is_too_large(browser: Browser) -> None:
+    body = b'{"a":[' + b"{}," * 30_000 + b"{}]}"
+    answer = await browser.post("/auth/login", data=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 413
+
+
 async def test_a_burst_of_unknown_tokens_from_one_address_is_told_once(browser: Browser, database: Database) -> None:
     for number in range(30):
         browser.cookie = f"{number:064x}"
