@@ -253,6 +253,11 @@ class DatabaseServer:
                     while _process_in(orphan.pid, data) is not None:  # noqa: ASYNC110
                         await trio.sleep(0.01)
                     break
+        if first:
+            # the children of a postmaster that was killed notice only by and by, and hold its shared memory until then
+            with trio.move_on_after(STOPPED_WITHIN):
+                while await trio.to_thread.run_sync(_anybody_in, data):  # noqa: ASYNC110 - processes tell nobody
+                    await trio.sleep(0.02)
         (data / "postmaster.pid").unlink(missing_ok=True)
         for name in (f".s.PGSQL.{PORT}", f".s.PGSQL.{PORT}.lock"):
             (Path(self.host) / name).unlink(missing_ok=True)
@@ -314,6 +319,11 @@ def _kept_password(path: Path) -> str:
     with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
         file.write(password)
     return password
+
+
+def _anybody_in(directory: Path) -> bool:
+    """Whether any process stands in this directory, as every process of a server does in its data."""
+    return any(_process_in(pid, directory) is not None for pid in psutil.pids())
 
 
 def _process_in(pid: int, directory: Path) -> psutil.Process | None:

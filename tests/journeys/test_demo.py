@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -59,6 +60,9 @@ class Demo:
 
     def left(self) -> list[str]:
         """The processes that still work on this directory."""
+        return [" ".join(process.cmdline()) for process in self.processes()]
+
+    def processes(self) -> list[psutil.Process]:
         found = []
         for process in psutil.process_iter():
             try:
@@ -66,7 +70,7 @@ class Demo:
             except psutil.Error:
                 continue
             if process.pid != os.getpid() and any(str(self.data) in word for word in words):
-                found.append(" ".join(process.cmdline()))
+                found.append(process)
         return found
 
 
@@ -77,6 +81,8 @@ def demo(tmp_path: Path, free_base_port: int) -> Iterator[Demo]:
     if made.process is not None and made.process.poll() is None:
         made.process.kill()
         made.process.wait()
+    for process in made.processes():  # what a demonstration that was killed leaves is ours to end
+        process.kill()
     if made.process is not None and made.process.stdout is not None:
         made.process.stdout.close()
 
@@ -135,6 +141,33 @@ async def test_one_that_was_killed_is_followed_by_one_that_works(demo: Demo) -> 
         assert (await client.get("/health")).json()["status"] == "ok"
     assert await demo.end(signal.SIGTERM) == 0
     assert demo.left() == []
+
+
+async def test_a_port_that_is_taken_is_a_sentence(demo: Demo) -> None:
+    with socket.create_server(("127.0.0.1", demo.port)):
+        process = demo.begin()
+        with trio.fail_after(READY_WITHIN):
+            output, _ = await trio.to_thread.run_sync(process.communicate)
+    assert process.returncode == 2
+    assert f"Port {demo.port} on 127.0.0.1 can not be had" in output
+    assert demo.left() == []
+
+
+async def test_a_service_that_waits_for_its_database_can_be_stopped() -> None:
+    environment = {"PATH": os.environ["PATH"], "ADMIN_KEY": "k" * 32, "SLICE_DB_PASSWORD": "x", "DB_HOST": "/nowhere"}
+    environment["SLICE_RUNTIME"] = "process"
+    process = begin_serve(environment)
+    with trio.fail_after(READY_WITHIN):
+        assert process.stderr is not None
+        while "database_awaited" not in await trio.to_thread.run_sync(process.stderr.readline):
+            pass
+        process.send_signal(signal.SIGTERM)
+        await trio.to_thread.run_sync(process.communicate)
+    assert process.returncode == 0
+
+
+def begin_serve(environment: dict[str, str]) -> subprocess.Popen[str]:
+    return subprocess.Popen([*COMMAND, "serve"], env=environment, stderr=subprocess.PIPE, text=True)
 
 
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
