@@ -51,11 +51,6 @@ TRANSITIONS: Final[dict[Status, frozenset[Status]]] = {
 }
 
 
-def may_move(now: Status, then: Status) -> bool:
-    """Whether a slice in stage `now` may go on to `then`."""
-    return then in TRANSITIONS[now]
-
-
 @dataclass(frozen=True, slots=True)
 class Slice:
     """A row of the table, and nothing that changes more often than its life does."""
