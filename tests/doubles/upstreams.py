@@ -37,6 +37,24 @@ class Request:
         return [name.lower() for name, _ in self.fields]
 
 
+async def send_whole(sock: trio.socket.SocketType, data: bytes) -> None:
+    """Sends everything."""
+    view = memoryview(data)
+    with trio.fail_after(PATIENCE):
+        while view:
+            view = view[await sock.send(view) :]
+
+
+async def send_what_fits(sock: trio.socket.SocketType, piece: bytes, enough: float) -> int:
+    """Sends until nobody takes anything for `enough` seconds; returns how much was taken."""
+    sent = 0
+    while True:
+        with trio.move_on_after(enough) as waiting:
+            sent += await sock.send(piece)
+        if waiting.cancelled_caught:
+            return sent
+
+
 class Talk:
     """One connection, seen from the server's end."""
 
@@ -96,19 +114,11 @@ class Talk:
 
     async def say(self, data: bytes) -> None:
         """Sends everything."""
-        view = memoryview(data)
-        with trio.fail_after(PATIENCE):
-            while view:
-                view = view[await self.sock.send(view) :]
+        await send_whole(self.sock, data)
 
     async def say_what_fits(self, piece: bytes, enough: float) -> int:
         """Sends until nobody takes anything for `enough` seconds; returns how much was taken."""
-        sent = 0
-        while True:
-            with trio.move_on_after(enough) as waiting:
-                sent += await self.sock.send(piece)
-            if waiting.cancelled_caught:
-                return sent
+        return await send_what_fits(self.sock, piece, enough)
 
     async def ended(self) -> bool:
         """Waits for the peer's end; whether it was a clean one. What comes before is kept."""

@@ -23,7 +23,7 @@ from queunir_trio.model.routing import Route, SliceAddress
 from queunir_trio.outside.readiness import Readiness
 from queunir_trio.outside.upstream import Upstream, Upstreams, app_upstream
 from queunir_trio.store.bridge import DatabaseUnavailable
-from tests.doubles.upstreams import PATIENCE, ScriptedUpstream, Talk, scripted_upstream
+from tests.doubles.upstreams import PATIENCE, ScriptedUpstream, Talk, scripted_upstream, send_what_fits, send_whole
 
 TOKEN: Final = b"a" * 64
 COOKIE: Final = b"cookie: session=" + TOKEN + b"\r\n"
@@ -118,19 +118,11 @@ class Client:
         self.buffer = b""
 
     async def send(self, data: bytes) -> None:
-        view = memoryview(data)
-        with trio.fail_after(PATIENCE):
-            while view:
-                view = view[await self.sock.send(view) :]
+        await send_whole(self.sock, data)
 
     async def send_what_fits(self, piece: bytes, enough: float) -> int:
         """Sends until nobody takes anything for `enough` seconds; returns how much was taken."""
-        sent = 0
-        while True:
-            with trio.move_on_after(enough) as waiting:
-                sent += await self.sock.send(piece)
-            if waiting.cancelled_caught:
-                return sent
+        return await send_what_fits(self.sock, piece, enough)
 
     async def ask(self, data: bytes, method: str = "GET") -> Answer:
         await self.send(data)
