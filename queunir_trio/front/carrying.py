@@ -5,6 +5,7 @@ answer early, and then the rest of the body is not waited for.
 """
 
 import socket
+from dataclasses import dataclass
 from typing import Final
 
 import trio
@@ -13,11 +14,22 @@ from queunir_trio.front.answers import CONTINUE
 from queunir_trio.front.bodies import RequestBody
 from queunir_trio.front.connection import BODY, WAITING, Connection, Phase
 from queunir_trio.front.delivering import Delivery, NoAnswer
+from queunir_trio.outside.readiness import ReadySocket
 from queunir_trio.outside.sockets import close, send_all
 from queunir_trio.outside.upstream import Upstream
 from queunir_trio.wire.http import RequestHead
 
 REPEATABLE: Final = frozenset({b"GET", b"HEAD"})
+
+
+@dataclass(slots=True)
+class Begun:
+    """A request without a body that was sent already, over a connection that was open."""
+
+    upstream: Upstream  # in which it has its place
+    sock: ReadySocket
+    request: bytes
+    received: bytes = b""  # what came since; nothing where the connection ended
 
 
 class Errand:
@@ -43,19 +55,23 @@ class Errand:
         self.delivery = delivery
         self.sent = body is None  # the upstream has taken the request to its last byte
 
-    async def run(self) -> bool:
-        """Carries it; returns whether the client's connection may live on.
+    async def run(self, begun: Begun | None = None) -> bool:
+        """Carries it, or goes on with what was begun; returns whether the client's connection may live on.
 
         Busy, Unreachable, TooSlow or WrongPeer before the answer has begun, Cut after; BadMessage (502, or of the
         request's body) at any time; ClientGone.
         """
-        self.upstream.enter()
+        if begun is None:
+            self.upstream.enter()
         try:
-            self._wait_for_answer()
-            sock = self.upstream.idle(repeatable=self.head.method in REPEATABLE)
+            if begun is None:
+                self._wait_for_answer()
+                sock: socket.socket | None = self.upstream.idle(repeatable=self.head.method in REPEATABLE)
+            else:
+                sock = begun.sock
             if sock is not None:
                 try:
-                    return await self._exchange(sock)
+                    return await self._exchange(sock, begun)
                 except NoAnswer:
                     if self.delivery.received or self.head.method not in REPEATABLE or self.body is not None:
                         raise
@@ -70,10 +86,12 @@ class Errand:
         connection.enter(WAITING, connection.limits.first_byte)
         connection.awaits_answer = True
 
-    async def _exchange(self, sock: socket.socket) -> bool:
+    async def _exchange(self, sock: socket.socket, begun: Begun | None = None) -> bool:
         reusable = False
         try:
-            if self.body is not None:
+            if begun is not None:
+                reusable = await self.delivery.bring(sock, begun.received)
+            elif self.body is not None:
                 reusable = await self._ask_while_sending(sock, self.body)
             else:
                 try:

@@ -52,12 +52,14 @@ class Delivery:
         self.received = False  # the upstream has said something
         self.dropped: Collection[bytes] = ()  # names of fields that should not have come
 
-    async def bring(self, sock: socket.socket) -> bool:
-        """Reads the answer's head, sends ours, and lets the body follow.
+    async def bring(self, sock: socket.socket, first: bytes | None = None) -> bool:
+        """Reads the answer's head, sends ours, and lets the body follow. `first` is what was read already, if anything.
 
         Returns whether the upstream's connection could be used again. NoAnswer, Cut; BadMessage at any time.
         """
         reader = ResponseReader()
+        if first is not None:
+            self._take(first, reader)
         answer = None
         while answer is None or answer.status < 200:
             answer = reader.next_head(self.head.method) if reader.buffer else None
@@ -77,6 +79,9 @@ class Delivery:
             data = await receive(sock)
         except OSError:
             data = b""
+        self._take(data, reader)
+
+    def _take(self, data: bytes, reader: ResponseReader) -> None:
         if not data:
             raise NoAnswer("the connection ended before an answer")
         self.received = True
@@ -84,17 +89,21 @@ class Delivery:
 
     async def _begin(self, answer: ResponseHead, first: bytes) -> None:
         """Our head, and in the same write what there is of the body."""
-        connection = self.connection
+        written = self.opening(answer, first)
+        self.connection.enter(ANSWERING, self.connection.limits.body)
+        await self.connection.send(written)
+
+    def opening(self, answer: ResponseHead, first: bytes) -> bytes:
+        """Our head and behind it what there is of the body; decides what `keep_alive` and `dropped` are from now on."""
         lines = [STATUS_LINES[answer.status]]
         self.dropped = self.answer_lines(answer, lines)
         lines.append(self.extra)
         lines.append(self._framing_line(answer))
-        if connection.is_last or (self.body is not None and not self.body.complete):
+        if self.connection.is_last or (self.body is not None and not self.body.complete):
             self.keep_alive = False
         lines.append(b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n")
         lines.append(first)
-        connection.enter(ANSWERING, connection.limits.body)
-        await connection.send(b"".join(lines))
+        return b"".join(lines)
 
     def _framing_line(self, answer: ResponseHead) -> bytes:
         """How the client is told where the body ends; for one of HTTP/1.0 it ends where the connection does."""

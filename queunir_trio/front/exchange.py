@@ -8,13 +8,13 @@ import structlog
 from queunir_trio.errors import Refused
 from queunir_trio.front.answers import CONTINUE, cross_origin_lines, error_answer, preflight_answer
 from queunir_trio.front.bodies import NoRoom, RequestBody
-from queunir_trio.front.carrying import Errand
+from queunir_trio.front.carrying import Begun, Errand
 from queunir_trio.front.connection import Connection, Phase
-from queunir_trio.front.delivering import AnswerLines, Cut, Delivery
+from queunir_trio.front.delivering import AnswerLines, Cut, Delivery, NoAnswer
 from queunir_trio.front.gate import Client, Kind, NotAdmitted
 from queunir_trio.front.limits import UNWANTED_AT_MOST
 from queunir_trio.front.state import Front
-from queunir_trio.model.routing import Route
+from queunir_trio.model.routing import Route, SliceAddress
 from queunir_trio.outside.sockets import released
 from queunir_trio.outside.upstream import Busy, TooSlow, Unreachable, Upstream, WrongPeer
 from queunir_trio.store.bridge import DatabaseUnavailable
@@ -32,7 +32,7 @@ _STREAM_HEAD: Final = (
     b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncache-control: no-store\r\n"
     b"x-accel-buffering: no\r\nx-content-type-options: nosniff\r\nconnection: close\r\n"
 )
-_REQUEST: Final = b"%b %b HTTP/1.1\r\nx-request-id: %b\r\n%b%b"
+_REQUEST: Final = b"%b %b HTTP/1.1\r\nx-request-id: %b\r\n%b"
 _FOR_SLICE: Final = b"x-user-id: %d\r\nx-forwarded-for: %b\r\nx-forwarded-proto: %b\r\nx-forwarded-host: %b\r\n"
 _FOR_APP: Final = b"x-request-id: %b\r\nx-front-client: %b\r\nx-front-scheme: %b\r\n"
 
@@ -43,7 +43,7 @@ _NONE: Final = Framing.NONE
 class Exchange:
     """One request and its answer."""
 
-    __slots__ = ("body", "connection", "extra", "front", "head", "request_id", "route")
+    __slots__ = ("begun", "body", "connection", "extra", "front", "head", "request_id", "route")
 
     def __init__(self, front: Front, connection: Connection, head: RequestHead) -> None:
         self.front = front
@@ -51,16 +51,19 @@ class Exchange:
         self.head = head
         self.request_id = front.next_id()
         self.route: Route | None = None
+        self.begun: Begun | None = None  # where it is on its way to a slice already
         self.body: RequestBody | None = None  # what was begun to be taken
         self.extra = b"x-request-id: %b\r\n" % self.request_id
         front.requests += 1
 
     async def run(self) -> bool:
         """Carries it out; returns whether another request may follow on this connection."""
-        origin = self.front.gate.foreign_origin(self.head)
-        if origin is not None:
-            self.extra += cross_origin_lines(origin)
         try:
+            if self.begun is not None:
+                return await self._run(self.begun.upstream, self.begun.request, None, add_slice_response_fields)
+            origin = self.front.gate.foreign_origin(self.head)
+            if origin is not None:
+                self.extra += cross_origin_lines(origin)
             kind, self.route = await self.front.gate.judge(self.head)
             if kind is _SLICE and self.route is not None:
                 return await self._to_slice(self.route)
@@ -72,6 +75,8 @@ class Exchange:
             return await self._answer(preflight_answer(origin or b"", self.request_id, go_on), go_on)
         except NotAdmitted as refused:
             self.route = self.route or refused.route
+            if refused.code == "not_authenticated":
+                self.front.report_guess(self.head, self._client())
             return await self._refuse(refused.code, lines=refused.lines)
         except BadMessage as bad:
             return await self._refuse(bad.code, bad.status, bad.reason)
@@ -81,27 +86,37 @@ class Exchange:
             return await self._refuse("unavailable")
         except (Busy, NoRoom):
             return await self._refuse("slice_busy" if self.route else "busy")
-        except TooSlow as slow:
-            return await self._refuse("slice_timeout" if self.route else "unavailable", detail=str(slow))
-        except (Unreachable, WrongPeer) as lost:
-            return await self._refuse("slice_unreachable" if self.route else "unavailable", detail=str(lost))
+        except (TooSlow, Unreachable, WrongPeer) as lost:
+            return await self._refuse(await self._code_of(lost), detail=str(lost))
+
+    async def _code_of(self, lost: TooSlow | Unreachable | WrongPeer) -> str:
+        """What is said of a peer that was lost. A slice that starts has no answer yet, if it was not asked already."""
+        if self.route is None or self.route.slice_id is None:
+            return "unavailable"
+        if not isinstance(lost, (NoAnswer, WrongPeer)) and await self.front.is_starting(self.route.slice_id):
+            return "no_slice"
+        return "slice_timeout" if isinstance(lost, TooSlow) else "slice_unreachable"
 
     async def _to_slice(self, route: Route) -> bool:
-        head, connection = self.head, self.connection
-        address = route.address
-        if address is None:
+        head = self.head
+        if route.address is None:
             raise NotAdmitted("no_slice")
-        self.front.touched(address.slice_id)
-        upstream = self.front.upstreams.to(address)
-        line = head.method, head.target, self.request_id, self._told(route, upstream)
+        upstream, request = self.for_slice(route, route.address)
         if head.framing is _NONE:
-            return await self._run(upstream, _REQUEST % (*line, b"\r\n"), None, add_slice_response_fields)
-        self.body = body = RequestBody(connection, head, self.front.limits.slice_body)
+            return await self._run(upstream, request + b"\r\n", None, add_slice_response_fields)
+        self.body = body = RequestBody(self.connection, head, self.front.limits.slice_body)
         framing = b"content-length: %d\r\n\r\n" % head.length
         if head.framing is Framing.CHUNKED:
             framing = b"transfer-encoding: chunked\r\n\r\n"
-        request = _REQUEST % (*line, framing + body.take_framed())
+        request += framing + body.take_framed()
         return await self._run(upstream, request, None if body.complete else body, add_slice_response_fields)
+
+    def for_slice(self, route: Route, address: SliceAddress) -> tuple[Upstream, bytes]:
+        """Where it goes, and its head as the slice is to see it, but for what frames a body and the empty line."""
+        head = self.head
+        self.front.touched(address.slice_id)
+        upstream = self.front.upstreams.to(address)
+        return upstream, _REQUEST % (head.method, head.target, self.request_id, self._told(route, upstream))
 
     def _told(self, route: Route, upstream: Upstream) -> bytes:
         """The lines that tell a slice of the request; as before where its fields and its route are those of before."""
@@ -138,7 +153,7 @@ class Exchange:
     ) -> bool:
         delivery = Delivery(self.connection, self.head, body, answer_lines, self.extra)
         try:
-            return await Errand(self.connection, self.head, upstream, request, body, delivery).run()
+            return await Errand(self.connection, self.head, upstream, request, body, delivery).run(self.begun)
         finally:
             if delivery.dropped and self.route is not None:
                 self.front.report_dropped(self.route, delivery.dropped)

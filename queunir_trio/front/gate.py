@@ -12,7 +12,7 @@ from queunir_trio.live.routes import Routes
 from queunir_trio.model.routing import Route
 from queunir_trio.settings import Network
 from queunir_trio.wire.forwarding import SAFE_METHODS, check_target, is_cross_site, session_token
-from queunir_trio.wire.http import RequestHead
+from queunir_trio.wire.http import BadMessage, RequestHead
 
 API: Final = b"/api/"
 EVENTS: Final = b"/api/events"
@@ -111,6 +111,24 @@ class Gate:
         if route.refusal is not None:
             raise NotAdmitted(route.refusal, route=route)
         return _SLICE, route
+
+    def admitted_at_once(self, head: RequestHead) -> Route | None:
+        """The route of a request that `judge` would let go to a slice, as far as that can be told without waiting.
+
+        None says nothing: such a request is to be judged.
+        """
+        target = head.target
+        if not target.startswith(API) or target.startswith(EVENTS):
+            return None
+        try:
+            check_target(target)
+        except BadMessage:
+            return None
+        token = session_token(head.cookie)
+        if token is None or self.foreign_origin(head) is not None:
+            return None
+        route = self._routes.peek(token)
+        return None if route is None or route.refusal is not None else route
 
     async def _judge_stream(self, head: RequestHead, token: bytes | None) -> tuple[Kind, Route]:
         if head.method != b"GET":

@@ -12,9 +12,11 @@ from queunir_trio.front.answers import ALL_METHODS, error_answer
 from queunir_trio.front.connection import ClientGone, Connection, Phase
 from queunir_trio.front.delivering import Cut
 from queunir_trio.front.exchange import Exchange
+from queunir_trio.front.shortcut import Shortcut
 from queunir_trio.front.state import Front
+from queunir_trio.outside.readiness import ReadySocket
 from queunir_trio.outside.sockets import close, reset, send_some
-from queunir_trio.wire.http import BadMessage, RequestHead
+from queunir_trio.wire.http import BadMessage
 
 log = structlog.get_logger()
 
@@ -38,14 +40,16 @@ async def serve(front: Front, sock: socket.socket, peer: str) -> None:
 
 async def _serve(front: Front, connection: Connection) -> None:
     exchange: Exchange | None = None
+    shortcut = Shortcut(front, connection, connection.sock) if isinstance(connection.sock, ReadySocket) else None
     try:
         with connection.scope:
-            while not connection.is_last and (head := await _next_head(front, connection)) is not None:
-                exchange = Exchange(front, connection, head)
+            while not connection.is_last and (exchange := await _next(front, connection, shortcut)) is not None:
                 if not await exchange.run() or connection.is_last:
                     return await _part(connection)
                 exchange = None
         if connection.overdue:
+            if exchange is None and shortcut is not None:
+                exchange = shortcut.exchange
             await _give_up(front, connection, exchange, _overdue_code(connection, exchange))
     except (ClientGone, Cut):
         raise
@@ -60,9 +64,14 @@ async def _part(connection: Connection) -> None:
         await connection.linger()
 
 
-async def _next_head(front: Front, connection: Connection) -> RequestHead | None:
+async def _next(front: Front, connection: Connection, shortcut: Shortcut | None) -> Exchange | None:
+    """The next request that has to be carried out here, or to its end; None where the client has no more."""
     try:
-        return await connection.next_head()
+        begun = await shortcut.carry() if shortcut is not None else None
+        if begun is not None:
+            return begun
+        head = await connection.next_head()
+        return None if head is None else Exchange(front, connection, head)
     except BadMessage as bad:
         connection.enter(Phase.ANSWERING, connection.limits.body)
         await connection.send(_unasked(front, connection, bad.code, bad.status, bad.reason))

@@ -7,13 +7,14 @@ edge-triggered").
 
 import select
 import socket
+from collections.abc import Callable
 from typing import Final
 
 import trio
 from trio.lowlevel import Abort, RaiseCancelT, Task, checkpoint, current_task, reschedule, wait_task_rescheduled
 
 READ_AT_MOST: Final = 65536  # bytes a read
-EVENTS_AT_ONCE: Final = 1024
+EVENTS_AT_ONCE: Final = 128  # then the other tasks have their turn
 
 _WATCHED: Final = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
 _ENDED: Final = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
@@ -22,9 +23,13 @@ _WRITABLE: Final = select.EPOLLOUT | select.EPOLLHUP | select.EPOLLERR
 
 
 class ReadySocket(socket.socket):
-    """A connected, non-blocking socket of a Readiness. At most one task reads and one writes at a time."""
+    """A connected, non-blocking socket of a Readiness. At most one task reads and one writes at a time.
 
-    __slots__ = ("_ended", "_readable", "_reader", "_readiness", "_writer")
+    `on_readable` is called, in the task of the Readiness, when bytes, an end or an error came and no task waits for
+    them. It must not wait, and nothing may be raised from it.
+    """
+
+    __slots__ = ("_ended", "_readable", "_reader", "_readiness", "_writer", "on_readable")
 
     def __init__(self, readiness: "Readiness", descriptor: int) -> None:
         super().__init__(fileno=descriptor)
@@ -34,6 +39,7 @@ class ReadySocket(socket.socket):
         self._ended = False  # the peer's FIN was seen, though bytes before it may be unread
         self._reader: Task | None = None
         self._writer: Task | None = None
+        self.on_readable: Callable[[], None] | None = None
 
     @property
     def is_silent(self) -> bool:
@@ -57,6 +63,17 @@ class ReadySocket(socket.socket):
             else:
                 await checkpoint()  # a sender who never pauses must not keep the others waiting
             return data
+
+    def receive_now(self) -> bytes | None:
+        """The bytes that came, b"" at the end, None where there is nothing. OSError when the connection broke."""
+        try:
+            data = self.recv(READ_AT_MOST)
+        except BlockingIOError:
+            self._readable = False
+            return None
+        if len(data) < READ_AT_MOST:
+            self._readable = self._ended
+        return data
 
     async def wait_writable(self) -> None:
         """Returns when a send may take something; to be called right after one that took less than it was given.
@@ -84,6 +101,8 @@ class ReadySocket(socket.socket):
             if self._reader is not None:
                 reader, self._reader = self._reader, None
                 reschedule(reader)
+            elif self.on_readable is not None:
+                self.on_readable()
         if events & _WRITABLE and self._writer is not None:
             writer, self._writer = self._writer, None
             reschedule(writer)

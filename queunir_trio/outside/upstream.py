@@ -61,6 +61,11 @@ class Upstream:
     def __repr__(self) -> str:
         return f"<Upstream {self.in_use} in use, {len(self._idle)} idle>"
 
+    @property
+    def is_full(self) -> bool:
+        """Whether `enter` would raise Busy."""
+        return self.in_use >= self._at_most
+
     def enter(self) -> None:
         """Takes one of the places; Busy when there is none. To be paired with `leave`."""
         if self.in_use >= self._at_most:

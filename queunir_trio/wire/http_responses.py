@@ -103,6 +103,15 @@ def parse_response(raw: bytes, method: bytes) -> ResponseHead:
     return head
 
 
+def first_head(data: bytes, method: bytes) -> tuple[ResponseHead, int] | None:
+    """The head at the front of all that came so far, and where in `data` it ends; None where it is incomplete.
+
+    BadMessage: it is not taken.
+    """
+    end = data.find(b"\r\n\r\n", 0, HEAD_AT_MOST) + 4
+    return None if end < 4 else (parse_response(data[:end], method), end)
+
+
 def _read_status_line(line: bytes) -> tuple[int, int]:
     match = _STATUS_LINE.fullmatch(line)
     if match is None or match[2] == b"101":
