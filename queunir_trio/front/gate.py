@@ -118,7 +118,7 @@ class Gate:
         None says nothing: such a request is to be judged.
         """
         target = head.target
-        if not target.startswith(API) or target.startswith(EVENTS):
+        if head.method not in SAFE_METHODS or not target.startswith(API) or target.startswith(EVENTS):
             return None
         try:
             check_target(target)

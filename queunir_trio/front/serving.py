@@ -48,15 +48,18 @@ async def _serve(front: Front, connection: Connection) -> None:
                     return await _part(connection)
                 exchange = None
         if connection.overdue:
-            if exchange is None and shortcut is not None:
-                exchange = shortcut.exchange
+            exchange = _under_way(exchange, shortcut)
             await _give_up(front, connection, exchange, _overdue_code(connection, exchange))
     except (ClientGone, Cut):
         raise
     except Exception:
         # a fault of ours ends this connection and no other
         log.exception("connection_crashed", ip=connection.peer.decode())
-        await _give_up(front, connection, exchange, "internal_error")
+        await _give_up(front, connection, _under_way(exchange, shortcut), "internal_error")
+
+
+def _under_way(exchange: Exchange | None, shortcut: Shortcut | None) -> Exchange | None:
+    return shortcut.exchange if exchange is None and shortcut is not None else exchange
 
 
 async def _part(connection: Connection) -> None:
@@ -70,6 +73,9 @@ async def _next(front: Front, connection: Connection, shortcut: Shortcut | None)
         begun = await shortcut.carry() if shortcut is not None else None
         if begun is not None:
             return begun
+        if connection.is_last:  # the service ends since, while the client took the rest of an answer
+            await connection.linger()
+            return None
         head = await connection.next_head()
         return None if head is None else Exchange(front, connection, head)
     except BadMessage as bad:

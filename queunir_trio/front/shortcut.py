@@ -80,7 +80,9 @@ class Shortcut:
         """What goes wrong here is the connection's, and its task knows what to do about it."""
         if self._begun is not None:
             self._let_go(reusable=False)
+        exchange = self.exchange
         self._wake(Error(fault))
+        self.exchange = exchange  # in whose name the task tells of it
 
     # ── the request ───────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -101,7 +103,7 @@ class Shortcut:
             self._wake(Value(None))
             return
         connection.enter(WAITING, connection.limits.first_byte)
-        exchange = Exchange(self._front, connection, head)
+        self.exchange = exchange = Exchange(self._front, connection, head)
         route = self._route(exchange)
         if route is None or route.address is None or not self._is_sent(exchange, route, route.address):
             self._wake(Value(exchange))
@@ -122,17 +124,16 @@ class Shortcut:
         if sock is None:
             return False
         request += b"\r\n"
+        upstream.enter()
+        self._begun = Begun(upstream, sock, request)
         try:
             sent = send_some(sock, request)
         except OSError:
             sent = 0
         if sent < len(request):
-            close(sock)  # the long way sends it whole, over another connection
+            self._let_go(reusable=False)  # the long way sends it whole, over another connection
             return False
-        upstream.enter()
         exchange.route = route
-        self.exchange = exchange
-        self._begun = Begun(upstream, sock, request)
         self._connection.awaits_answer = True
         self._sock.on_readable = None
         sock.on_readable = self._answered
@@ -226,7 +227,10 @@ def _open_connection(upstream: Upstream) -> ReadySocket | None:
     if upstream.is_full:
         return None
     sock = upstream.idle(repeatable=True)
-    return sock if isinstance(sock, ReadySocket) else None
+    if sock is None or isinstance(sock, ReadySocket):
+        return sock
+    close(sock)  # nothing but a task can wait for it
+    return None
 
 
 def _body_size(answer: ResponseHead) -> int:

@@ -1,46 +1,66 @@
 """Alarms from where nobody can wait: told synchronously, written to the alert log by a task, once an episode."""
 
+import time
+from typing import Final, NamedTuple
+
 import structlog
 import trio
 
 from queunir_trio.errors import Lost
+from queunir_trio.live.throttle import Clock, Throttle, address_key
 from queunir_trio.model.routing import SliceAddress
 from queunir_trio.store import events
 from queunir_trio.store.bridge import Database
 
 log = structlog.get_logger()
 
-WAITING_AT_MOST = 100  # alarms not yet written; more of them would say nothing new
-AGAIN_AFTER = 900.0  # seconds before the same alarm is raised again
+WAITING_AT_MOST: Final = 100  # alarms not yet written; more of them would say nothing new
+AGAIN_AFTER: Final = 900.0  # seconds before the same alarm is raised again
+
+
+class _Alarm(NamedTuple):
+    """A row of the alert log to be."""
+
+    kind: str
+    severity: str
+    detail: dict[str, object]
+    slice_id: int | None = None
 
 
 class Alarms:
     """Takes alarms and writes them."""
 
-    def __init__(self, db: Database) -> None:
+    def __init__(self, db: Database, clock: Clock = time.monotonic) -> None:
         self._db = db
-        self._send, self._receive = trio.open_memory_channel[tuple[str, int, dict[str, object]]](WAITING_AT_MOST)
-        self._raised: dict[tuple[str, int], float] = {}
+        self._send, self._receive = trio.open_memory_channel[_Alarm](WAITING_AT_MOST)
+        self._episodes = Throttle(1, AGAIN_AFTER, clock=clock)
 
     def wrong_peer(self, address: SliceAddress) -> None:
         """Somebody else answers where a slice should be."""
-        self._raise("slice_identity_mismatch", address.slice_id, {"host": address.host, "port": address.port})
+        if self._is_news(f"slice {address.slice_id}"):
+            detail: dict[str, object] = {"host": address.host, "port": address.port}
+            log.error("slice_identity_mismatch", slice_id=address.slice_id, **detail)
+            self._write(_Alarm("slice_identity_mismatch", "critical", detail, address.slice_id))
 
-    def _raise(self, kind: str, slice_id: int, detail: dict[str, object]) -> None:
-        now = trio.current_time()
-        if now < self._raised.get((kind, slice_id), 0.0):
-            return
-        self._raised[kind, slice_id] = now + AGAIN_AFTER
-        log.error(kind, slice_id=slice_id, **detail)
+    def unknown_tokens(self, client: str) -> None:
+        """The client at this address sends one token after another of sessions that do not exist."""
+        if self._is_news(f"client {address_key(client)}"):
+            log.warning("unknown_tokens", ip=client)
+            self._write(_Alarm("unknown_tokens", "warning", {"address": client}))
+
+    def _is_news(self, whose: str) -> bool:
+        return self._episodes.take(whose) == 0.0
+
+    def _write(self, alarm: _Alarm) -> None:
         try:
-            self._send.send_nowait((kind, slice_id, detail))
+            self._send.send_nowait(alarm)
         except trio.WouldBlock:
-            log.error("alarm_not_written", kind=kind, slice_id=slice_id)
+            log.error("alarm_not_written", kind=alarm.kind, slice_id=alarm.slice_id)
 
     async def run(self) -> None:
         """Writes until it is cancelled; an alarm that can not be written stands in the log all the same."""
-        async for kind, slice_id, detail in self._receive:
+        async for alarm in self._receive:
             try:
-                await events.record(self._db, kind, "critical", detail, slice_id=slice_id)
+                await events.record(self._db, alarm.kind, alarm.severity, alarm.detail, slice_id=alarm.slice_id)
             except Lost as lost:
-                log.error("alarm_not_written", kind=kind, slice_id=slice_id, reason=str(lost))
+                log.error("alarm_not_written", kind=alarm.kind, slice_id=alarm.slice_id, reason=str(lost))

@@ -14,6 +14,7 @@ REMEMBERED_AT_MOST: Final = 10_000  # keys; the one that was tried longest ago i
 KEY_AT_MOST: Final = 254  # characters of a key that count
 MINUTE: Final = 60.0
 QUARTER: Final = 900.0
+HOUR: Final = 3600.0
 IPV6_NETWORK: Final = 64  # bits; one customer of a provider has at least that many addresses to himself
 
 Clock = Callable[[], float]
@@ -71,10 +72,9 @@ class Throttles:
     forgot_account: Throttle = field(default_factory=lambda: Throttle(3, QUARTER))
     reset_address: Throttle = field(default_factory=_a_minute(5))
     password_user: Throttle = field(default_factory=_a_minute(5))
+    # each reads a whole database and writes up to some gigabytes
+    export_user: Throttle = field(default_factory=lambda: Throttle(6, HOUR))
     admin_address: Throttle = field(default_factory=_a_minute(10))
-    # sessions that do not exist: beyond this it is somebody who guesses
-    unknown_tokens: Throttle = field(default_factory=_a_minute(20))
-    unknown_token_alerts: Throttle = field(default_factory=lambda: Throttle(1, QUARTER))
     hash_alerts: Throttle = field(default_factory=lambda: Throttle(1, QUARTER))
 
 

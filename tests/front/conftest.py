@@ -10,6 +10,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from queunir_trio.front import listener
+from queunir_trio.front.exchange import Exchange
 from tests.front.house import House, open_house
 
 
@@ -35,6 +36,20 @@ async def house(opened: OpenHouse) -> AsyncIterator[House]:
     """A house as usual."""
     async with opened() as open_:
         yield open_
+
+
+@pytest.fixture
+def long_ways(monkeypatch: pytest.MonkeyPatch) -> list[Exchange]:
+    """The exchanges that a task carried out, or to their end."""
+    seen: list[Exchange] = []
+    real = Exchange.run
+
+    async def run(exchange: Exchange) -> bool:
+        seen.append(exchange)
+        return await real(exchange)
+
+    monkeypatch.setattr(Exchange, "run", run)
+    return seen
 
 
 @pytest.fixture

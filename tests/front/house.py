@@ -222,6 +222,9 @@ class House:
         self.streams: Streams
         self.mismatched: list[SliceAddress]
         self.touched: list[int]
+        self.guesses: list[str]  # addresses that tokens of no session came from
+        self.starting: set[int]  # slices that are said to be starting
+        self.asked_about: list[int]  # slices of which it was asked whether they are
 
     async def client(self, *, window: int | None = None, source: str = "127.0.0.1") -> Client:
         """A connection to the front; `window` bounds what its kernel takes in unread."""
@@ -315,17 +318,36 @@ async def open_house(
         sessions, streams = Sessions(), Streams()
         mismatched: list[SliceAddress] = []
         touched: list[int] = []
+        guesses: list[str] = []
+        starting: set[int] = set()
+        asked_about: list[int] = []
+
+        async def is_starting(slice_id: int) -> bool:
+            asked_about.append(slice_id)
+            return slice_id in starting
+
         gate = open_gate(sessions, cors_origin, trusted)
         readiness = Readiness()
         upstreams = Upstreams(mismatched.append, readiness)
         unix = app_upstream(lambda: directory / "app.sock")
-        front = Front(gate, upstreams, unix, streams, limits, touched.append, readiness)  # type: ignore[arg-type]
+        front = Front(
+            gate,
+            upstreams,
+            unix,
+            streams,  # type: ignore[arg-type]
+            limits,
+            touched.append,
+            readiness,
+            guesses.append,
+            is_starting,
+        )
         listener = Listener(front, await listen("127.0.0.1", 0))
         nursery = await stack.enter_async_context(trio.open_nursery())
         stack.callback(nursery.cancel_scope.cancel)
         house = House(front, listener, stack)
         house.slice, house.app, house.sessions, house.streams = slice_, app, sessions, streams
         house.mismatched, house.touched = mismatched, touched
+        house.guesses, house.starting, house.asked_about = guesses, starting, asked_about
         house.set_route()
         stack.callback(lambda: [sock.close() for sock, *_ in streams.adopted])
         await nursery.start(front.readiness.run)

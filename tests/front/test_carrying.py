@@ -11,8 +11,9 @@ import h11
 import pytest
 import trio
 
+from queunir_trio.outside import upstream
 from queunir_trio.outside.upstream import Upstream
-from tests.doubles.upstreams import Request, Talk, ok
+from tests.doubles.upstreams import Request, Talk, ok, repeating
 from tests.front.conftest import OpenHouse
 from tests.front.house import QUICK, SLICE_ID, Client, House, api, page
 
@@ -29,6 +30,59 @@ async def test_a_slice_that_refuses_connections_is_a_502(house: House) -> None:
     assert (answer.status, answer.code) == (502, "slice_unreachable")
     assert answer.field(b"connection") is None
     assert (await client.ask(api())).status == 502  # the client's connection is as good as before
+
+
+async def test_a_slice_that_is_being_started_is_a_503_until_it_can_be_reached(house: House) -> None:
+    house.slice.stop_listening()
+    house.starting.add(SLICE_ID)
+    client = await house.client()
+    answer = await client.ask(api())
+    assert (answer.status, answer.code) == (503, "no_slice")
+    assert answer.field(b"retry-after") == b"2"
+    assert (await client.ask(api(method=b"POST", body=b"x"))).code == "no_slice"
+    house.starting.clear()
+    assert (await client.ask(api())).code == "slice_unreachable"
+    assert house.asked_about == [SLICE_ID] * 3
+
+
+async def test_a_slice_that_does_not_yet_say_who_it_is_is_a_503_while_it_starts(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upstream, "PROVEN_WITHIN", 0.05)
+    house.manage()
+    client = await house.client()
+    assert (await client.ask(api())).code == "slice_timeout"
+    house.starting.add(SLICE_ID)
+    answer = await client.ask(api())
+    assert (answer.status, answer.code) == (503, "no_slice")
+
+
+async def test_a_slice_that_had_the_request_and_ended_is_a_502_also_while_it_starts_again(house: House) -> None:
+    house.starting.add(SLICE_ID)
+    client, talk = await house.asked(api(method=b"POST", body=b"pay"))
+    talk.close()
+    assert (await client.answer()).code == "slice_unreachable"
+    assert house.asked_about == []
+
+
+async def test_a_stranger_in_the_place_of_a_slice_is_a_502_also_while_it_starts(house: House) -> None:
+    house.starting.add(SLICE_ID)
+    house.manage()
+    client = await house.client()
+    await client.send(api())
+    talk = await house.slice.connection()
+    await talk.request()
+    await talk.say(ok(b'{"slice": "8"}'))
+    assert (await client.answer()).code == "slice_unreachable"
+    assert house.asked_about == []
+
+
+async def test_of_a_slice_that_answers_nobody_asks_whether_it_starts(house: House) -> None:
+    house.slice.script = repeating(ok())
+    client = await house.client()
+    for method in (b"GET", b"POST"):
+        assert (await client.ask(api(method=method, body=b"x" if method == b"POST" else b""))).status == 200
+    assert house.asked_about == []
 
 
 async def test_what_follows_a_body_that_went_nowhere_is_still_the_next_request(house: House) -> None:

@@ -236,6 +236,34 @@ async def test_a_session_that_is_unknown_is_a_401_and_its_cookie_is_cleared(hous
     assert {part.strip() for part in cleared.split(b";")} >= {b"Path=/", b"Max-Age=0", b"HttpOnly", b"Secure"}
 
 
+@pytest.mark.parametrize("path", [b"/api/contacts", b"/api/events"])
+async def test_a_token_of_no_session_counts_as_a_guess_of_who_is_behind_the_proxy(
+    opened: OpenHouse, path: bytes
+) -> None:
+    async with opened(trusted=("127.0.0.1/32",)) as house:
+        house.sessions.by_token.clear()
+        client = await house.client()
+        for address in (b"203.0.113.7", b"2001:db8::1", b"2001:db8::2"):
+            fields = b"x-forwarded-for: 6.6.6.6, %b\r\n" % address
+            assert (await client.ask(api(path, fields))).code == "not_authenticated"
+        assert house.guesses == ["203.0.113.7", "2001:db8::1", "2001:db8::2"]
+
+
+async def test_nothing_else_counts_as_a_guess(house: House) -> None:
+    client = await house.client()
+    house.slice.script = repeating(ok())
+    house.app.script = repeating(ok())
+    assert (await client.ask(api())).status == 200
+    for cookie in (b"", b"theme=dark", b"session=", b"session=x", b"session=" + b"F" * 64):
+        fields = b"cookie: %b\r\n" % cookie if cookie else b""
+        assert (await client.ask(page(b"/api/x", fields))).status == 401
+    house.sessions.by_token.clear()
+    assert (await client.ask(api(b"/auth/me"))).status == 200  # the app counts its own
+    house.sessions.remembered, house.sessions.unavailable = False, True
+    assert (await client.ask(api())).status == 503
+    assert house.guesses == []
+
+
 async def test_who_has_no_cookie_at_all_has_none_to_clear(house: House) -> None:
     answer = await (await house.client()).ask(page(b"/api/x"))
     assert (answer.status, answer.field(b"set-cookie")) == (401, None)

@@ -4,11 +4,13 @@ from dataclasses import replace
 from uuid import UUID
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from queunir_trio.front.gate import Kind, NotAdmitted
 from queunir_trio.model.routing import Route, SliceAddress
 from queunir_trio.store.bridge import DatabaseUnavailable
-from queunir_trio.wire.http import BadMessage, RequestHead, RequestReader
+from queunir_trio.wire.http import METHODS, BadMessage, RequestHead, RequestReader
 from tests.front.house import COOKIE, TOKEN, House, Sessions, api, open_gate, page
 
 ADDRESS = SliceAddress(7, 2, UUID(int=7), "127.0.0.1", 5002, True, True, "key")
@@ -235,6 +237,137 @@ def test_a_target_that_is_no_path_never_comes_here() -> None:
     for target in (b"http://169.254.169.254/", b"//evil/api/x", b"*", b"/x#y"):
         with pytest.raises(BadMessage):
             head_of(b"GET %b HTTP/1.1\r\nhost: x\r\n%b\r\n" % (target, COOKIE))
+
+
+# --- without waiting ---------------------------------------------------------------------------------------------
+
+SUSPENDED, HOMELESS, UNKNOWN = b"d" * 64, b"e" * 64, b"f" * 64
+
+
+def known_sessions() -> Sessions:
+    known = Sessions()
+    known.by_token[TOKEN] = ROUTE
+    known.by_token[SUSPENDED] = replace(ROUTE, refusal="suspended")
+    known.by_token[HOMELESS] = replace(ROUTE, address=None, slice_id=None, refusal="no_slice")
+    return known
+
+
+@pytest.mark.parametrize("method", [b"GET", b"HEAD"])
+@pytest.mark.parametrize("fields", [b"", OTHER_SITES[0], b"origin: https://crm.example\r\n", b"x-admin-key: k\r\n"])
+@pytest.mark.parametrize("path", [b"/api/", b"/api/contacts?x=/../y", b"/api/chats/49%40c.us/%C3%A4%20b;v=1/~x"])
+def test_a_customer_who_asks_for_their_own_is_admitted_at_once(path: bytes, fields: bytes, method: bytes) -> None:
+    gate = open_gate(known_sessions(), "https://panel.example")
+    assert gate.admitted_at_once(head_of(api(path, fields, method))) is ROUTE
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        api(b"/"),
+        api(b"/auth/me"),
+        api(b"/api"),
+        api(b"/api/events"),
+        api(b"/api/events?x=y"),
+        api(b"/api/../admin"),
+        api(b"/api/%2e%2e/admin"),
+        api(method=b"POST"),
+        api(method=b"DELETE", fields=OTHER_SITES[0]),
+        api(fields=b"origin: https://panel.example\r\n"),
+        page(b"/api/contacts"),
+        api().replace(TOKEN, UNKNOWN),
+        api().replace(TOKEN, SUSPENDED),
+        api().replace(TOKEN, HOMELESS),
+        api(fields=b"cookie: session=" + SUSPENDED + b"\r\n"),
+    ],
+)
+def test_everybody_else_is_to_be_judged(raw: bytes) -> None:
+    assert open_gate(known_sessions(), "https://panel.example").admitted_at_once(head_of(raw)) is None
+
+
+def test_who_is_not_remembered_is_to_be_judged() -> None:
+    known = known_sessions()
+    known.remembered = False
+    assert open_gate(known).admitted_at_once(head_of(api())) is None
+    assert not known.asked.is_set()
+
+
+TARGETS = st.one_of(
+    st.sampled_from(
+        [b"/api/contacts", b"/api/", b"/api/events", b"/api/eventsx", b"/api?x", b"/", b"/billing/webhook"]
+    ),
+    st.lists(
+        st.sampled_from(
+            [
+                b"api",
+                b"/",
+                b"events",
+                b"x",
+                b"?",
+                b"..",
+                b".",
+                b";",
+                b"%2e",
+                b"%2f",
+                b"%41",
+                b"%",
+                b"%25",
+                b"\\",
+                b"=",
+                b"~",
+            ]
+        ),
+        max_size=8,
+    ).map(lambda parts: b"/api/" + b"".join(parts)),
+    st.binary(min_size=1, max_size=12).map(lambda tail: b"/api/" + bytes(0x21 + byte % 0x5E for byte in tail)),
+)
+COOKIES = st.lists(
+    st.sampled_from(
+        [b"session=" + each for each in (TOKEN, TOKEN, TOKEN, UNKNOWN, SUSPENDED, HOMELESS, b"", b"short")]
+        + [b"other=1", b" session =" + TOKEN, b"Session=" + TOKEN, b"session"]
+    ),
+    max_size=3,
+)
+FIELDS = st.lists(
+    st.sampled_from(
+        [
+            b"origin: https://panel.example",
+            b"origin: https://crm.example",
+            b"origin: https://evil.example",
+            b"sec-fetch-site: cross-site",
+            b"sec-fetch-site: same-origin",
+            b"x-admin-key: k",
+            b"access-control-request-method: GET",
+            b"connection: close",
+        ]
+    ),
+    max_size=3,
+    unique_by=lambda field: field.partition(b":")[0],
+)
+
+
+@settings(max_examples=1500, deadline=None)
+@given(
+    st.sampled_from(sorted(METHODS)),
+    TARGETS,
+    COOKIES,
+    st.booleans(),
+    FIELDS,
+    st.sampled_from([None, "https://panel.example"]),
+)
+async def test_nobody_is_admitted_at_once_whom_a_judgement_would_send_elsewhere(
+    method: bytes, target: bytes, cookies: list[bytes], in_one: bool, fields: list[bytes], cors_origin: str | None
+) -> None:
+    lines = [b"cookie: " + b"; ".join(cookies)] if in_one else [b"cookie: " + each for each in cookies]
+    raw = b"\r\n".join([b"%b %b HTTP/1.1" % (method, target), b"host: crm.example", *lines, *fields, b"\r\n"])
+    try:
+        head = head_of(raw)
+    except BadMessage:
+        return
+    gate = open_gate(known_sessions(), cors_origin)
+    route = gate.admitted_at_once(head)
+    if route is not None:
+        assert gate.foreign_origin(head) is None
+        assert await gate.judge(head) == (Kind.SLICE, route)
 
 
 # --- who is the client -------------------------------------------------------------------------------------------

@@ -31,11 +31,11 @@ async def filled(database: Database) -> None:
 
 async def test_only_what_is_over_goes(database: Database) -> None:
     await filled(database)
-    assert await prune(database) == {"sessions": 2, "resets": 1, "mails": 1}
+    assert await prune(database) == {"sessions": 2, "resets": 1, "mails": 1, "jobs": 0}
     assert await database.fetchval("select array_agg(id) from gateway.sessions") == ["good"]
     assert await database.fetchval("select array_agg(token_hash) from gateway.password_resets") == ["good"]
     assert await database.fetchval("select array_agg(key order by key) from gateway.outbox") == ["sent", "waiting"]
-    assert await prune(database) == {"sessions": 0, "resets": 0, "mails": 0}
+    assert await prune(database) == {"sessions": 0, "resets": 0, "mails": 0, "jobs": 0}
 
 
 async def test_it_begins_at_once_and_says_what_it_did(database: Database, nursery: trio.Nursery) -> None:

@@ -2,97 +2,26 @@
 
 import os
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 from dataclasses import replace
-from pathlib import Path
 from uuid import uuid4
 
 import pytest
 import trio
 
-from queunir_trio.live import attempts, reconciler, warm_pool
+from queunir_trio.live import deeds, reconciler, warm_pool
 from queunir_trio.live.reconciler import Reconciler
-from queunir_trio.model.slices import Slice, Status, Wanted
+from queunir_trio.model.slices import Status, Wanted
 from queunir_trio.operations import assignment, destruction, provisioning
 from queunir_trio.operations.starting import spec_of
-from queunir_trio.outside.runtimes.contract import Instance
+from queunir_trio.outside.runtimes.contract import Instance, RuntimeUnavailable
 from queunir_trio.outside.runtimes.process import ProcessRuntime
 from queunir_trio.outside.slice_control import SliceUnreachable, WrongSlice
-from queunir_trio.settings import DatabaseSettings
 from queunir_trio.store import slice_databases, slices
 from queunir_trio.store.bridge import Database, DatabaseUnavailable
 from queunir_trio.store.slices import StaleLeader
-from tests.doubles.premises import Answers, Killed, Premises, open_premises, stub_command
+from tests.doubles.premises import Answers, Killed, Premises, stub_command
+from tests.doubles.reconciling import available, eventually, reconciling, running, sized, stand
 from tests.doubles.runtime import MemoryRuntime
-
-Condition = Callable[[], Awaitable[object]]
-
-
-@pytest.fixture
-async def real(
-    database: Database, database_settings: DatabaseSettings, tmp_path: Path, free_base_port: int
-) -> AsyncIterator[Premises]:
-    """With processes."""
-    async with open_premises(database, database_settings, tmp_path, free_base_port) as opened:
-        yield opened
-
-
-@pytest.fixture
-def place(real: Premises) -> Premises:
-    """With slices in memory."""
-    return real.with_doubles()
-
-
-@pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Looks and tries again without the pauses of life."""
-    monkeypatch.setattr(reconciler, "LOOK_EVERY", 0.02)
-    monkeypatch.setattr(reconciler, "PASSES_APART", 0.001)
-    monkeypatch.setattr(attempts, "FIRST_PAUSE", 0.005)
-    monkeypatch.setattr(attempts, "LONGEST_PAUSE", 0.02)
-    monkeypatch.setattr(warm_pool, "LONGEST_PAUSE", 0.02)
-
-
-@asynccontextmanager
-async def reconciling(place: Premises, *, billing_enabled: bool = False) -> AsyncIterator[Reconciler]:
-    made = Reconciler(place.resources, billing_enabled=billing_enabled)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(made.run, 0)
-        yield made
-        nursery.cancel_scope.cancel()
-
-
-async def eventually(condition: Condition, within: float = 10) -> None:
-    with trio.fail_after(within):
-        while not await condition():  # noqa: ASYNC110 - PostgreSQL and processes tell no Event
-            await trio.sleep(0.01)
-
-
-def stand(place: Premises, *expected: Status) -> Condition:
-    """Whether the slices stand exactly so, in the order of their ids."""
-
-    async def check() -> bool:
-        return [row.status for row in await slices.listed(place.db)] == list(expected)
-
-    return check
-
-
-def sized(place: Premises, *, at_least: int, at_most: int = 5) -> Premises:
-    settings = replace(place.resources.settings, warm_pool_min=at_least, at_most=at_most)
-    return replace(place, resources=replace(place.resources, settings=settings))
-
-
-async def available(place: Premises) -> Slice:
-    row = await provisioning.reserve(place.resources)
-    await provisioning.provision(place.resources, row)
-    found = await slices.find(place.db, row.id)
-    assert found is not None
-    return found
-
-
-async def running(place: Premises) -> dict[int, Instance]:
-    return {found.num: found for found in await place.resources.runtime.listed() if found.running}
 
 
 async def test_an_empty_pool_is_filled_and_not_beyond(place: Premises, quick: None) -> None:
@@ -259,6 +188,63 @@ async def test_a_slice_killed_with_sigkill_comes_back_as_itself(real: Premises) 
     assert (await real.only_row()).id == row.id
     with pytest.raises(ProcessLookupError):
         os.kill(before.pid, 0)  # no zombie either
+
+
+async def test_who_is_started_again_is_marked_from_before_its_turn_until_it_is_well(
+    place: Premises, quick: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a boot many wait for their turn, and of none of them an answer from before counts."""
+    monkeypatch.setattr(deeds, "STARTS_AT_ONCE", 1)
+    may_start = trio.Event()
+
+    class Waiting(MemoryRuntime):
+        async def ensure(self, spec):
+            await may_start.wait()
+            return await super().ensure(spec)
+
+    made = sized(place, at_least=0, at_most=2)
+    for email in ("one@example.com", "two@example.com"):
+        row = await available(made)
+        assert await slices.claim(made.db, await made.add_user(email)) is not None
+    assert len(await slices.healthy(place.db)) == 2
+    booted = sized(place.with_doubles(Waiting()), at_least=0)
+
+    async def all_start() -> bool:
+        return all([await slices.is_starting(place.db, row.id, 1e6) for row in await slices.listed(place.db)])
+
+    async def all_are_well() -> bool:
+        return len(await slices.healthy(place.db)) == 2
+
+    # what is asked of their health meanwhile is answered as by slices that are not there
+    booted.resources.control.health_fails = SliceUnreachable("refused")
+    async with reconciling(booted):
+        await eventually(all_start)
+        assert await slices.healthy(place.db) == set()
+        booted.resources.control.health_fails = None
+        may_start.set()
+        await eventually(all_are_well)
+    assert not await slices.is_starting(place.db, row.id, 1e6)
+
+
+async def test_a_start_that_failed_is_no_longer_marked(place: Premises, quick: None) -> None:
+    place = sized(place, at_least=0)
+    row = await available(place)
+    assert await slices.claim(place.db, await place.add_user()) is not None
+    marked: list[bool] = []
+
+    class Failing(MemoryRuntime):
+        async def ensure(self, spec):
+            marked.append(await slices.is_starting(place.db, row.id, 1e6))
+            raise RuntimeUnavailable("full")
+
+    async def failed() -> bool:
+        return bool(marked) and not await slices.is_starting(place.db, row.id, 1e6)
+
+    failing = place.with_doubles(Failing())
+    failing.resources.control.health_fails = SliceUnreachable("refused")
+    async with reconciling(failing):
+        await eventually(failed)
+    assert marked[0]
 
 
 async def test_a_gateway_that_starts_again_adopts_what_runs(real: Premises) -> None:
@@ -530,12 +516,12 @@ async def test_a_bug_in_one_deed_is_shown_and_the_others_go_on(
     real_request = destruction.request
     crashes = 0
 
-    async def crash_twice(db: Database, slice_id: int) -> bool:
+    async def crash_twice(db: Database, slice_id: int, *, if_unwanted: bool) -> bool:
         nonlocal crashes
         crashes += 1
         if crashes <= 2:
             raise RuntimeError("a bug")
-        return await real_request(db, slice_id)
+        return await real_request(db, slice_id, if_unwanted=if_unwanted)
 
     monkeypatch.setattr(destruction, "request", crash_twice)
     await slices.set_wanted(place.db, broken.id, Wanted.ABSENT)

@@ -13,6 +13,7 @@ import trio
 
 from queunir_trio.model.routing import SliceAddress
 from queunir_trio.outside import upstream as upstream_module
+from queunir_trio.outside.readiness import READ_AT_MOST, Readiness
 from queunir_trio.outside.sockets import send_all
 from queunir_trio.outside.upstream import (
     IDLE_KEPT,
@@ -261,6 +262,44 @@ async def test_what_closed_or_spoke_while_it_was_idle_is_not_used() -> None:
         sock.close()
 
 
+async def test_what_the_kernel_has_told_of_a_connection_is_enough_for_a_request_that_can_be_repeated() -> None:
+    readiness = Readiness()
+    upstream = Upstream(never, b"")
+    async with trio.open_nursery() as nursery:
+        await nursery.start(readiness.run)
+        watched = [(readiness.take(ours), theirs) for ours, theirs in pairs(3)]
+        for ours, _ in watched:
+            assert ours.receive_now() is None
+            upstream.give_back(ours, 1.0)
+        (good, _), (ended, end), (talking, talk) = watched
+        end.close()
+        talk.send(b"HTTP/1.1 200 OK\r\n\r\n")
+        with trio.fail_after(5):
+            while ended.is_silent or talking.is_silent:
+                await trio.lowlevel.checkpoint()
+        assert upstream.idle(repeatable=True) is good
+        assert ended.fileno() == talking.fileno() == -1
+        assert upstream.idle(repeatable=True) is None
+        nursery.cancel_scope.cancel()
+    for pair in watched:
+        for sock in pair:
+            sock.close()
+
+
+async def test_a_connection_that_was_read_to_the_brim_is_looked_at_before_it_is_used_again() -> None:
+    """A read as large as can be may have left bytes behind, of which the kernel tells nothing more."""
+    readiness = Readiness()
+    upstream = Upstream(never, b"")
+    ((plain, theirs),) = pairs(1)
+    ours = readiness.take(plain)
+    theirs.sendall(bytes(READ_AT_MOST + 1))
+    assert ours.receive_now() == bytes(READ_AT_MOST)
+    upstream.give_back(ours, 1.0)
+    assert upstream.idle(repeatable=True) is None
+    assert ours.fileno() == -1
+    theirs.close()
+
+
 async def test_only_so_many_are_kept() -> None:
     upstream = Upstream(never, b"")
     made = pairs(IDLE_KEPT + 1)
@@ -290,10 +329,13 @@ async def test_what_was_idle_for_too_long_is_closed() -> None:
 def test_only_so_many_requests_are_under_way() -> None:
     upstream = Upstream(never, b"")
     for _ in range(REQUESTS_AT_ONCE):
+        assert not upstream.is_full
         upstream.enter()
+    assert upstream.is_full
     with pytest.raises(Busy):
         upstream.enter()
     upstream.leave()
+    assert not upstream.is_full
     upstream.enter()
     assert upstream.in_use == REQUESTS_AT_ONCE == 64
 

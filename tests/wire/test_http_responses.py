@@ -2,7 +2,15 @@
 
 import pytest
 
-from queunir_trio.wire.http import FIELDS_AT_MOST, HEAD_AT_MOST, BadMessage, Framing, ResponseHead, ResponseReader
+from queunir_trio.wire.http import (
+    FIELDS_AT_MOST,
+    HEAD_AT_MOST,
+    BadMessage,
+    Framing,
+    ResponseHead,
+    ResponseReader,
+    first_head,
+)
 
 
 def read(raw: bytes, method: bytes = b"GET") -> ResponseHead:
@@ -187,3 +195,50 @@ def test_a_reader_can_share_a_buffer() -> None:
     buffer = bytearray(answer(204))
     assert ResponseReader(buffer).next_head(b"GET") is not None
     assert not buffer
+
+
+# --- the head of what came at once -------------------------------------------------------------------------------
+
+
+def everything_about(head: ResponseHead) -> tuple[object, ...]:
+    return head.status, head.fields, head.single, head.framing, head.length, head.keep_alive, head.nominated
+
+
+@pytest.mark.parametrize("tail", [b"", b"body", answer(200), b"\r\n\r\n"])
+@pytest.mark.parametrize(("raw", "method"), [case[:2] for case in FRAMED.values()], ids=FRAMED.keys())
+def test_the_first_head_is_the_one_that_a_reader_finds(raw: bytes, method: bytes, tail: bytes) -> None:
+    found = first_head(raw + tail, method)
+    assert found is not None
+    head, end = found
+    assert end == len(raw)
+    assert everything_about(head) == everything_about(read(raw, method))
+
+
+@pytest.mark.parametrize("raw", REFUSED.values(), ids=REFUSED.keys())
+def test_what_a_reader_refuses_has_no_first_head(raw: bytes) -> None:
+    """It is refused here too, or left to the reader as if it were incomplete."""
+    if b"\r\n\r\n" in raw[:HEAD_AT_MOST]:
+        with pytest.raises(BadMessage) as caught:
+            first_head(raw, b"GET")
+        assert (caught.value.status, caught.value.code) == (502, "bad_answer")
+    else:
+        assert first_head(raw, b"GET") is None
+
+
+def test_a_head_that_is_incomplete_is_no_first_head() -> None:
+    raw = answer(200, b"Content-Length: 3")
+    assert [first_head(raw[:end], b"GET") for end in range(len(raw))] == [None] * len(raw)
+    assert first_head(raw, b"GET") is not None
+
+
+@pytest.mark.parametrize("size", [HEAD_AT_MOST - 1, HEAD_AT_MOST, HEAD_AT_MOST + 1])
+def test_the_first_head_may_be_as_large_as_any(size: int) -> None:
+    raw = answer(204, b"X: " + b"x" * (size - len(answer(204, b"X: "))))
+    assert len(raw) == size
+    assert (first_head(raw + b"more", b"GET") is None) is (size > HEAD_AT_MOST)
+    reader = ResponseReader(bytearray(raw))
+    if size > HEAD_AT_MOST:
+        with pytest.raises(BadMessage):
+            reader.next_head(b"GET")
+    else:
+        assert reader.next_head(b"GET") is not None
