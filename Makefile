@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test checks bench lock clean
+.PHONY: demo test checks bench lock clean slice-image
 
 demo: $(READY)
 	@exec $(BIN)/queunir-trio demo $(DEMO)
@@ -29,6 +29,13 @@ $(READY): requirements.lock setup.cfg pyproject.toml
 lock:
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
 		--extra dev --extra demo --no-config setup.cfg -o requirements.lock
+
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+		-c requirements.lock --no-config deploy/slice/requirements.in -o deploy/slice/requirements.lock
+
+# IMAGE=name:tag; what else may be chosen stands in the script
+slice-image:
+	deploy/slice/build $(IMAGE)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

@@ -15,12 +15,12 @@ import structlog
 import trio
 from rich.console import Console
 
-from benchmarks import proxy, soak, sse, stop
+from benchmarks import proxy, signup, soak, sse, stop
 from benchmarks.processes import DidNotStart
 from benchmarks.report import FAULTY, Report, machine, show_verdict, write_json
 
 Benchmark = Callable[[Console], Awaitable[Report]]
-NAMES = ("proxy", "sse", "soak", "stop")
+NAMES = ("proxy", "sse", "soak", "stop", "signup_to_qr")
 
 
 def main() -> int:
@@ -65,6 +65,7 @@ def _benchmark(name: str, arguments: argparse.Namespace) -> Benchmark:
         "sse": partial(sse.measure, **rounds),
         "soak": partial(soak.measure, size=size, kept=arguments.history),
         "stop": stop.measure,
+        "signup_to_qr": partial(signup.measure, rounds=arguments.rounds, runtime=arguments.runtime),
     }
     return benchmarks[name]
 
@@ -80,7 +81,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("names", nargs="+", choices=NAMES, metavar="NAME", help=", ".join(NAMES))
     parser.add_argument("--seconds", type=_positive, help="of one round (5), or of the whole soak (60)")
-    parser.add_argument("--rounds", type=_positive, default=5, help="of proxy and sse (5)")
+    parser.add_argument("--rounds", type=_positive, default=5, help="of proxy, sse and signup_to_qr (5)")
+    parser.add_argument("--runtime", choices=("process", "docker"), default="process", help="of signup_to_qr (process)")
     parser.add_argument("--slices", type=_positive, default=50, help="of the soak (50)")
     parser.add_argument("--streams", type=_positive, default=1000, help="of the soak (1000)")
     parser.add_argument("--rate", type=float, default=10.0, help="events a second of each slice in the soak (10)")

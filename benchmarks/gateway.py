@@ -54,6 +54,10 @@ class Gateway:
             await sessions.begin(connection, user.id, token_hash(token.encode()), HOST, "benchmark")
         return token
 
+    async def pool(self, **wishes: bool | int) -> None:
+        """How many slices stand ready (`min`), and whether any are made to stand ready (`paused`)."""
+        (await self._client.post("/orchestrator/pool", json=wishes)).raise_for_status()
+
     async def metrics(self) -> dict[str, float]:
         """The gauges and counters without labels, by name."""
         answer = await self._client.get("/metrics")

@@ -1,6 +1,6 @@
 """What the CRM needs of a WhatsApp engine, whichever it is: its states, what it reports, and what it can be told."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from enum import IntEnum, StrEnum
@@ -101,6 +101,16 @@ class Disconnected:
 
 
 @dataclass(frozen=True, slots=True)
+class Attachment:
+    """A file that came with a message; its bytes are made or fetched as they are asked for."""
+
+    mime_type: str
+    file_name: str | None
+    size: int
+    chunks: Callable[[], Iterable[bytes]]
+
+
+@dataclass(frozen=True, slots=True)
 class Received:
     """Somebody wrote to the paired phone."""
 
@@ -110,6 +120,7 @@ class Received:
     push_name: str | None
     body: str
     timestamp: datetime
+    attachment: Attachment | None = None
 
 
 @dataclass(frozen=True, slots=True)

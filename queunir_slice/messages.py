@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from queunir_slice.database import Queries
 from queunir_slice.engine import Ack, Received
+from queunir_slice.media import kind_of
 
 _COLUMNS: Final = (
     "id, wa_id, chat_wa_id, from_wa_id, from_me, body, message_type, has_media, media_url, ack, is_ai_reply, "
@@ -109,11 +110,12 @@ async def find_by_key(queries: Queries, client_key: str) -> Any:
 
 async def media_type(queries: Queries, media_id: int) -> str | None:
     """The type of a stored file (`image`, `video`, `audio`, `document`), or None where there is no such file."""
-    mime = await queries.fetchval("select coalesce(mime_type, '') from media_files where id = $1", media_id)
+    mime = await queries.fetchval(
+        "select coalesce(mime_type, '') from media_files where id = $1 and storage_state = 'stored'", media_id
+    )
     if mime is None:
         return None
-    kind = str(mime).partition("/")[0]
-    return kind if kind in ("image", "video", "audio") else "document"
+    return kind_of(str(mime))
 
 
 async def add(queries: Queries, chat_wa_id: str, from_wa_id: str | None, draft: Draft, message_type: str) -> Any:

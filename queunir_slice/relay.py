@@ -5,13 +5,15 @@ from functools import partial
 from itertools import groupby
 from typing import Any, Final
 
-from queunir_slice import chats, contacts, engine, messages
-from queunir_slice.answers import as_json, rfc3339
+from queunir_slice import engine
+from queunir_slice.answers import rfc3339
 from queunir_slice.broadcast import Broadcaster
 from queunir_slice.connection import ConnectionRecord
-from queunir_slice.database import Database, persistently
+from queunir_slice.database import persistently
 from queunir_slice.engine import State
 from queunir_slice.outbox import Outbox
+from queunir_slice.pairing import Pairing
+from queunir_slice.receiving import Receiver
 
 WAITING_AT_MOST: Final = 1_000  # reports; beyond them the engine waits
 STORED_AT_ONCE: Final = 200  # reports
@@ -25,10 +27,18 @@ def code_json(code: engine.Code) -> dict[str, Any]:
 class Relay:
     """Hears the engine; nothing that arrived is told before it is stored, and nothing is lost while it can not be."""
 
-    def __init__(self, database: Database, broadcaster: Broadcaster, record: ConnectionRecord, outbox: Outbox) -> None:
-        self._database = database
+    def __init__(
+        self,
+        receiver: Receiver,
+        broadcaster: Broadcaster,
+        record: ConnectionRecord,
+        pairing: Pairing,
+        outbox: Outbox,
+    ) -> None:
+        self._receiver = receiver
         self._broadcaster = broadcaster
         self._record = record
+        self._pairing = pairing
         self._outbox = outbox
         self._reports: asyncio.Queue[engine.Received | engine.Acked] = asyncio.Queue(WAITING_AT_MOST)
 
@@ -68,6 +78,7 @@ class Relay:
         await self._reports.join()
 
     async def _enter(self, standing: engine.Standing) -> None:
+        self._pairing.note(standing)
         self._record.note(standing)
         if standing.state is State.STARTING:
             self._outbox.session_began()
@@ -77,19 +88,7 @@ class Relay:
 
     async def _take(self, reports: list[Any], is_message: bool) -> None:
         if is_message:
-            await persistently(lambda: self._take_messages(reports))
+            await self._receiver.take(reports)
             return
         for acked in reports:
             await persistently(partial(self._outbox.note_ack, acked.wa_id, acked.ack))
-
-    async def _take_messages(self, received: list[engine.Received]) -> None:
-        async with self._database.transaction() as queries:
-            new_contacts = await contacts.know_senders(queries, received)
-            changed_chats = await chats.show_received(queries, received)
-            new_messages = await messages.add_received(queries, received)
-        for contact in new_contacts:
-            await self._broadcaster.emit("wa:contact", as_json(contact))
-        for chat in changed_chats:
-            await self._broadcaster.emit("wa:chat", as_json(chat))
-        for message in new_messages:
-            await self._broadcaster.emit("wa:message", as_json(message))

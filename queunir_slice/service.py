@@ -2,27 +2,31 @@
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from typing import Final
 
 from aiohttp import web
 
-from queunir_slice import guard
+from queunir_slice import guard, media
 from queunir_slice.bodies import BODY_AT_MOST
 from queunir_slice.broadcast import Broadcaster, Greeting
 from queunir_slice.chat_routes import ChatRoutes
 from queunir_slice.connection import ConnectionRecord
 from queunir_slice.contact_routes import ContactRoutes
-from queunir_slice.database import Database, DatabaseUnavailable, open_database
+from queunir_slice.database import Database, DatabaseUnavailable, open_database, persistently
 from queunir_slice.logs import Log
+from queunir_slice.media_routes import MediaRoutes
 from queunir_slice.outbox import Outbox
+from queunir_slice.pairing import Pairing
+from queunir_slice.receiving import Receiver
 from queunir_slice.relay import Relay, code_json
 from queunir_slice.sending import Sender
 from queunir_slice.settings import Settings
 from queunir_slice.simulator import Simulator
 from queunir_slice.simulator_routes import SimulatorRoutes
 from queunir_slice.status_routes import StatusRoutes
+from queunir_slice.storage import Storage, StorageUnavailable
 from queunir_slice.supervision import keep_running
 
 KEEP_ALIVE: Final = 120.0  # seconds, longer than the gateway keeps an idle connection
@@ -53,16 +57,21 @@ class _Slice:
         self._broadcaster = Broadcaster()
         self._record = ConnectionRecord(database)
         self._outbox = Outbox(database, self._engine, self._broadcaster)
-        self._relay = Relay(database, self._broadcaster, self._record, self._outbox)
+        self._storage = Storage(settings.media_dir, settings.media_quota)
+        self._pairing = Pairing(settings.session_dir)
+        receiver = Receiver(database, self._broadcaster, self._storage)
+        self._relay = Relay(receiver, self._broadcaster, self._record, self._pairing, self._outbox)
 
     async def run(self, stopped: asyncio.Event) -> None:
         """Serves until `stopped`. Then the doors close, the engine ends, and what it had reported is stored."""
+        await self._storage.open()
         async with asyncio.TaskGroup() as tasks:
             engine = tasks.create_task(keep_running("engine", self._run_engine))
             others = [
                 tasks.create_task(keep_running("record", self._record.run)),
                 tasks.create_task(keep_running("relay", self._relay.run)),
                 tasks.create_task(keep_running("outbox", self._outbox.run)),
+                tasks.create_task(self._sweep()),
             ]
             async with _listening(self._app(), self._broadcaster, self._settings):
                 log.info("slice_started", slice_id=self._settings.slice_id, port=self._settings.port)
@@ -82,7 +91,21 @@ class _Slice:
             log.warning("stopped_without_storing_everything", slice_id=self._settings.slice_id)
 
     async def _run_engine(self) -> None:
-        await self._engine.run(await self._record.load(), self._relay.hear)
+        remembered = self._pairing.recall(await self._record.load())
+        await self._engine.run(remembered, self._relay.hear)
+
+    async def _sweep(self) -> None:
+        """Once: files that an earlier process stored and could not write down."""
+        known = await persistently(self._places)
+        try:
+            if strays := await self._storage.sweep(known):
+                log.info("stray_media_removed", files=strays)
+        except StorageUnavailable:
+            pass  # they are looked for again at the next start
+
+    async def _places(self) -> Collection[str]:
+        async with self._database.connection() as queries:
+            return await media.places(queries)
 
     def _app(self) -> web.Application:
         app = web.Application(
@@ -90,9 +113,12 @@ class _Slice:
             client_max_size=BODY_AT_MOST,
         )
         sender = Sender(self._database, self._engine, self._outbox)
-        StatusRoutes(self._settings.slice_id, self._engine, self._record, self._broadcaster).add_to(app.router)
+        StatusRoutes(self._settings.slice_id, self._engine, self._record, self._broadcaster, self._storage).add_to(
+            app.router
+        )
         ChatRoutes(self._database, sender, self._broadcaster).add_to(app.router)
         ContactRoutes(self._database, self._broadcaster).add_to(app.router)
+        MediaRoutes(self._database, self._storage).add_to(app.router)
         if not self._settings.production:
             SimulatorRoutes(self._engine).add_to(app.router)
         self._broadcaster.attach(app, self._greet)

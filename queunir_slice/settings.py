@@ -7,6 +7,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 DEFAULT_PORT: Final = 3101
+MEDIA_QUOTA_BYTES: Final = 2 * 2**30
 KEY_AT_LEAST: Final = 32  # characters
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 
@@ -32,6 +33,9 @@ class Settings:
     simulator_seed: str
     simulator_speed: float  # how many times faster than life the simulator runs
     log_level: str
+    session_dir: Path  # what outlives the process of the WhatsApp session
+    media_dir: Path
+    media_quota: int  # bytes
 
 
 class _Reader:
@@ -106,6 +110,9 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         simulator_seed=reader.text("SIMULATOR_SEED", f"slice {slice_id}"),
         simulator_speed=reader.factor("SIMULATOR_SPEED", 1.0, 0.01, 1000.0),
         log_level=reader.choice("LOG_LEVEL", "info", LOG_LEVELS),
+        session_dir=Path(reader.text("SESSION_DIR", "/app/.wwebjs_auth")),
+        media_dir=Path(reader.text("MEDIA_DIR", "/app/media")),
+        media_quota=reader.number("MEDIA_QUOTA_BYTES", MEDIA_QUOTA_BYTES, 0, 2**50),
     )
     if reader.faults:
         raise Misconfigured(reader.faults)

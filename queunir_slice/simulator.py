@@ -161,10 +161,10 @@ class Simulator:
         self._thawed.set()
         self._hold_or_not()
 
-    def receive(self, chat_wa_id: str, body: str) -> None:
+    def receive(self, chat_wa_id: str, body: str, attachment: engine.Attachment | None = None) -> None:
         """Somebody writes; it arrives as soon as WhatsApp is there."""
         self._must_be_paired()
-        self._phone.receive(chat_wa_id, body)
+        self._phone.receive(chat_wa_id, body, attachment=attachment)
 
     def flood(self, count: int, per_second: float) -> None:
         """`count` messages arrive, `per_second` of them in each second of the clock."""

@@ -4,11 +4,11 @@ import asyncio
 import base64
 import random
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from datetime import UTC, datetime
 from typing import Final
 
-from queunir_slice.engine import Ack, Acked, Outgoing, Received
+from queunir_slice.engine import Ack, Acked, Attachment, Outgoing, Received
 from queunir_slice.simulator_agenda import Agenda
 
 # all in seconds, at the speed of life
@@ -16,6 +16,7 @@ ACKS: Final = ((Ack.SENT, 0.3), (Ack.DELIVERED, 0.8), (Ack.READ, 1.6))  # after 
 ANSWERS_AFTER: Final = (1.0, 3.0)  # from the moment a message was read, at least and at most
 
 FLOOD_SENDERS: Final = 20
+_PIECE: Final = 2**16  # bytes of a made-up file
 _CODE_PARTS: Final = (32, 33, 33, 32)  # bytes in each part of a code, which makes it as long as a real one
 _FIRST_NAMES: Final = ("Ana", "Bruno", "Carla", "Diego", "Elena", "Fabio", "Greta", "Hugo", "Irene", "Jonas", "Lucia")
 _LAST_NAMES: Final = ("Costa", "Duarte", "Ferrer", "Gil", "Ibarra", "Lima", "Moreno", "Neves", "Ortega", "Prado")
@@ -56,10 +57,10 @@ class Phone:
         thought = ACKS[-1][1] + self._random.uniform(*ANSWERS_AFTER)
         self.receive(message.chat_wa_id, self._random.choice(_ANSWERS), thought)
 
-    def receive(self, chat_wa_id: str, body: str, after: float = 0.0) -> None:
+    def receive(self, chat_wa_id: str, body: str, after: float = 0.0, attachment: Attachment | None = None) -> None:
         """Somebody writes, in so many seconds."""
         # made when it happens, so that its time is the time it arrives
-        self._agenda.add(self._at(after), lambda: self._tell(self._message(chat_wa_id, body)))
+        self._agenda.add(self._at(after), lambda: self._tell(self._message(chat_wa_id, body, attachment)))
 
     def flood(self, count: int, per_second: float) -> None:
         """`count` messages arrive, `per_second` of them in each second of the clock."""
@@ -87,7 +88,7 @@ class Phone:
     def _at(self, seconds: float) -> float:
         return asyncio.get_running_loop().time() + seconds / self._speed
 
-    def _message(self, chat_wa_id: str, body: str) -> Received:
+    def _message(self, chat_wa_id: str, body: str, attachment: Attachment | None = None) -> Received:
         sender = self._member_of(chat_wa_id) if chat_wa_id.endswith("@g.us") else chat_wa_id
         return Received(
             # not drawn from the seed: an id must never come again, and the seed does after every restart
@@ -97,10 +98,22 @@ class Phone:
             push_name=self.name_of(sender),
             body=body,
             timestamp=datetime.now(UTC),
+            attachment=attachment,
         )
 
     def _member_of(self, group_wa_id: str) -> str:
         return f"{_number(random.Random(f'{self._seed} {group_wa_id}'))}@c.us"
+
+
+def attachment(mime_type: str, size: int) -> Attachment:
+    """A made-up file of so many bytes, made as it is read."""
+
+    def chunks() -> Iterator[bytes]:
+        piece = random.Random(size).randbytes(min(size, _PIECE))
+        for begun in range(0, size, _PIECE):
+            yield piece[: size - begun]
+
+    return Attachment(mime_type, f"file.{mime_type.rpartition('/')[2]}", size, chunks)
 
 
 def _number(chance: random.Random) -> str:

@@ -10,10 +10,12 @@ from queunir_slice.bodies import Fields, read_object, read_optional_object
 from queunir_slice.chat_routes import BODY_AT_MOST
 from queunir_slice.relay import code_json
 from queunir_slice.simulator import Simulator
+from queunir_slice.simulator_phone import attachment
 
 FLOOD_AT_MOST: Final = 1_000_000  # messages
 PER_SECOND_AT_MOST: Final = 100_000
 REASON_AT_MOST: Final = 100  # characters
+MEDIA_AT_MOST: Final = 2**30  # bytes
 
 
 class SimulatorRoutes:
@@ -47,14 +49,17 @@ class SimulatorRoutes:
         return self._shown()
 
     async def message(self, request: web.Request) -> web.Response:
-        """Somebody writes `body`; `from` is a telephone number or an id."""
-        fields = Fields(await read_object(request), ("from", "body"))
+        """Somebody writes `body`; `from` is a telephone number or an id. With `media_bytes` a file comes along."""
+        fields = Fields(await read_object(request), ("from", "body", "media_bytes", "media_type"))
         sender = wa_id_from(fields.text("from", 100, required=True) or "")
         body = fields.text("body", BODY_AT_MOST, required=True, lines=True)
         if sender is None:
             fields.fault("from", "Must be a telephone number or an id such as 34600111222@c.us.")
+        size = fields.whole("media_bytes", 0, MEDIA_AT_MOST)
+        mime_type = fields.text("media_type", 100) or "image/jpeg"
         fields.check()
-        self._simulator.receive(sender or "", body or "")
+        came_along = attachment(mime_type, size) if size is not None else None
+        self._simulator.receive(sender or "", body or "", came_along)
         return self._shown(202)
 
     async def flood(self, request: web.Request) -> web.Response:

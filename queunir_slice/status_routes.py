@@ -10,16 +10,20 @@ from queunir_slice.connection import ConnectionRecord
 from queunir_slice.engine import Engine
 from queunir_slice.guard import HEALTH
 from queunir_slice.relay import code_json
+from queunir_slice.storage import Storage
 
 
 class StatusRoutes:
     """The part of the contract that the gateway itself lives on."""
 
-    def __init__(self, slice_id: str, engine: Engine, record: ConnectionRecord, broadcaster: Broadcaster) -> None:
+    def __init__(
+        self, slice_id: str, engine: Engine, record: ConnectionRecord, broadcaster: Broadcaster, storage: Storage
+    ) -> None:
         self._slice_id = slice_id
         self._engine = engine
         self._record = record
         self._broadcaster = broadcaster
+        self._storage = storage
         self._began = time.monotonic()
 
     def add_to(self, router: web.UrlDispatcher) -> None:
@@ -35,13 +39,15 @@ class StatusRoutes:
         return answer({"status": "ok", "slice": self._slice_id, "uptime": self._uptime()})
 
     async def status(self, _request: web.Request) -> web.Response:
-        """How WhatsApp stands, in short."""
+        """How WhatsApp stands, in short, and how full the media are."""
         standing = self._engine.standing
         return answer(
             {
                 "state": standing.state.value,
                 "phoneNumber": standing.phone_number,
                 "uptime": self._uptime(),
+                "media_bytes": self._storage.used,
+                "media_quota_bytes": self._storage.quota,
             }
         )
 

@@ -15,7 +15,7 @@ import structlog
 import trio
 
 from queunir_trio import __version__
-from queunir_trio.errors import Lost, Misconfigured
+from queunir_trio.errors import Lost, Misconfigured, Refused
 from queunir_trio.front.gate import Gate
 from queunir_trio.front.listener import Listener, listen
 from queunir_trio.front.state import Front
@@ -24,30 +24,44 @@ from queunir_trio.live.activity import Activity
 from queunir_trio.live.alarms import Alarms
 from queunir_trio.live.changes import Changes
 from queunir_trio.live.connectors import Connectors
+from queunir_trio.live.guesses import Guesses
 from queunir_trio.live.hub import Hub
+from queunir_trio.live.jobs import JobNews, Jobs
 from queunir_trio.live.leader import Leader
+from queunir_trio.live.leavers import look_after_leavers
 from queunir_trio.live.metrics import Lag, Metrics
 from queunir_trio.live.outbox import Outbox, letter_deliveries
-from queunir_trio.live.progress import Progress
+from queunir_trio.live.progress import Progress, Queue
 from queunir_trio.live.pruning import prune_hourly
 from queunir_trio.live.reconciler import Reconciler
+from queunir_trio.live.rollouts import Rollouts
 from queunir_trio.live.routes import Routes
+from queunir_trio.live.slice_limits import keep_slice_limits
+from queunir_trio.live.slice_news import SliceNews
+from queunir_trio.live.starts import Starts
+from queunir_trio.live.storage import measure_storage
 from queunir_trio.live.supervision import Backoff, keep_running
 from queunir_trio.live.throttle import Throttles
 from queunir_trio.model.routing import SliceAddress, address_of
 from queunir_trio.model.slices import Status
+from queunir_trio.operations.exporting import EXPORT, Exporting
+from queunir_trio.operations.orders import DESTROY, PROVISION, Orders
+from queunir_trio.operations.reapplying import lock_out, remove
+from queunir_trio.operations.removal import Ways
 from queunir_trio.operations.steps import Resources
+from queunir_trio.operations.wipe_orders import WIPE
+from queunir_trio.operations.wiping import Wiping
 from queunir_trio.outside.mail import Post, open_post
 from queunir_trio.outside.notify import Systemd
 from queunir_trio.outside.passwords import Hasher
 from queunir_trio.outside.readiness import Readiness
+from queunir_trio.outside.runtimes.choice import open_runtime
 from queunir_trio.outside.runtimes.contract import Runtime
-from queunir_trio.outside.runtimes.process import ProcessRuntime
 from queunir_trio.outside.signals import stop_on_signals
 from queunir_trio.outside.slice_control import SliceControl, open_slice_control
 from queunir_trio.outside.upstream import Upstream, Upstreams
 from queunir_trio.settings import Settings
-from queunir_trio.store import sessions, slices, steps
+from queunir_trio.store import rollouts, sessions, slices, steps
 from queunir_trio.store.bridge import Database, DatabaseUnavailable, asyncio_loop, open_database
 from queunir_trio.store.migrations import migrate
 from queunir_trio.store.notifications import Change
@@ -56,6 +70,7 @@ from queunir_trio.web.door import AppDoor
 from queunir_trio.web.world import ConnectorCounts, World
 
 MIGRATED_WITHIN: Final = 120.0  # seconds, for a database that starts beside us too
+REAPPLIED_WITHIN: Final = 120.0  # seconds for removing again what a restore brought back
 READY_WITHIN: Final = 30.0  # seconds for each task of the tree to be ready
 STREAMS_CLOSED_WITHIN: Final = 1.0  # seconds
 APP_ENDS_WITHIN: Final = 3.0  # seconds
@@ -89,8 +104,7 @@ async def run(
 
     `ends_slices`: slices end with the service, as in a demonstration; otherwise they run on and are found again.
     """
-    runtime = _runtime(settings)
-    async with asyncio_loop():
+    async with asyncio_loop(), open_runtime(settings, must_work=ends_slices) as runtime:
         if not await _migrate(settings, stop):
             return
         async with (
@@ -130,20 +144,16 @@ def _settle_collector() -> None:
     gc.set_threshold(20_000, 50, 100)
 
 
-def _runtime(settings: Settings) -> Runtime:
-    if settings.slices.runtime != "process":
-        raise Misconfigured(["SLICE_RUNTIME=docker is not available in this version: set SLICE_RUNTIME=process."])
-    return ProcessRuntime(settings.data_dir)
-
-
 async def _migrate(settings: Settings, stop: trio.Event) -> bool:
     """Brings the database up to date; one that is not there yet is waited for. False: we were stopped meanwhile."""
+    reason = "PostgreSQL did not answer: check DB_HOST and DB_PORT, and that it runs."
     with trio.move_on_after(MIGRATED_WITHIN):
         while True:
             try:
                 applied = await migrate(settings.database)
             except DatabaseUnavailable as unavailable:
-                log.warning("database_awaited", reason=str(unavailable))
+                reason = str(unavailable)
+                log.warning("database_awaited", reason=reason)
                 with trio.move_on_after(1):
                     await stop.wait()
                     return False
@@ -151,7 +161,7 @@ async def _migrate(settings: Settings, stop: trio.Event) -> bool:
             if applied:
                 log.info("migrated", versions=applied)
             return True
-    raise Lost(f"PostgreSQL at {settings.database.host} can not be used: check DB_HOST, DB_PORT and that it runs.")
+    raise Lost(reason)
 
 
 class Service:
@@ -170,22 +180,44 @@ class Service:
         self.hub = Hub(self.activity.learn)
         self.connectors = Connectors(self.hub, self._find_address, control)
         self.streams = Streams(self.hub, self.routes, partial(sessions.valid, db), per_user=settings.streams_per_user)
-        self.progress = Progress(self.hub, partial(steps.newest, db))
+        self.progress = Progress(self.hub, self._queue)
         self.readiness = Readiness()
         self.lag = Lag()
         self.systemd = Systemd()
         self.alarms = Alarms(db)
-        resources = Resources(
+        self.guesses = Guesses(self.alarms.unknown_tokens)
+        self.starts = Starts(db)
+        self.resources = resources = Resources(
             db, where, runtime, control, slice_settings, settings.data_dir, settings.production, epoch=0
         )
         self.reconciler = Reconciler(resources, billing_enabled=settings.billing.enabled)
         self.outbox = Outbox(db, letter_deliveries(post) if post is not None else {})
+        self.slice_news = SliceNews()
+        orders = Orders(resources, self.slice_news.expect)
+        self.rollouts = Rollouts(resources, self.reconciler.released)
+        self.ways = Ways(letters=post is not None)
+        wiping = Wiping(resources, self.ways)
+        self.jobs = Jobs(
+            db,
+            {
+                WIPE: wiping.work,
+                EXPORT: Exporting(resources, settings.app_url).work,
+                PROVISION: orders.provision,
+                DESTROY: orders.destroy,
+                rollouts.KIND: self.rollouts.work,
+            },
+        )
+        self.job_news = JobNews(db)
         self.leader = Leader(
             where,
             [
                 ("reconciler", self.reconciler.run),
+                ("jobs", self.jobs.run),
+                ("storage", partial(measure_storage, resources)),
                 ("outbox", self.outbox.run),
                 ("pruning", partial(prune_hourly, db)),
+                ("slice_limits", partial(keep_slice_limits, db, where)),
+                ("leavers", partial(look_after_leavers, db, settings.data_dir)),
             ],
         )
         self._listen_to_changes()
@@ -194,15 +226,32 @@ class Service:
         changes, reconciler, outbox = self.changes, self.reconciler, self.outbox
         changes.on("slices", lambda change: reconciler.nudge())
         changes.on("slices", self._look_at_slice)
+        changes.on("slice_steps", lambda change: self.slice_news.heard(change.slice_id))
         changes.on("users", lambda change: reconciler.nudge())
+        changes.on("pool", lambda change: reconciler.nudge())
         changes.on("outbox", lambda change: outbox.nudge())
-        changes.on("slice_steps", self.progress.heard)
+        changes.on("jobs", self._hear_of_job)
+        for table in ("slice_steps", "users"):
+            changes.on(table, self.progress.heard)
         changes.on_resync(reconciler.nudge)
         changes.on_resync(outbox.nudge)
+        changes.on_resync(self.jobs.nudge)
+
+    def _hear_of_job(self, change: Change) -> None:
+        if isinstance(change.id, int):
+            self.job_news.heard(change.id)
+        if change.op == "insert":
+            self.jobs.nudge()
 
     def _look_at_slice(self, change: Change) -> None:
         if isinstance(change.id, int):
             self.connectors.look_again(change.id)
+            self.slice_news.heard(change.id)
+
+    async def _queue(self) -> Queue:
+        """Who waits for a slice, and how far those are that are being made."""
+        waiting = await slices.waiting_users(self._db, self.settings.billing.enabled)
+        return Queue(waiting, await steps.making(self._db))
 
     def _wrong_peer(self, address: SliceAddress) -> None:
         self.alarms.wrong_peer(address)
@@ -215,7 +264,22 @@ class Service:
             return None
         return address_of(found, self.settings.slices.secret, self.settings.slices.base_port)
 
+    async def _reapply_erasures(self) -> None:
+        """Who was removed and is there again after a restore goes before anybody is served.
+
+        Nothing opens before they are locked out. What can not be removed in time then goes on by itself.
+        """
+        returned = await lock_out(self.resources)
+        if not returned:
+            return
+        try:
+            with trio.fail_after(REAPPLIED_WITHIN):
+                await remove(self.resources, self.ways, returned)
+        except (Lost, OSError, Refused, trio.TooSlowError) as failed:
+            log.error("erasures_not_reapplied_yet", reason=str(failed) or type(failed).__name__)
+
     async def run(self, stop: trio.Event, task_status: trio.TaskStatus[Running]) -> None:
+        await self._reapply_erasures()
         async with trio.open_nursery() as services:
             for task in (self.readiness.run, self.streams.run, self.connectors.run):
                 with trio.fail_after(READY_WITHIN):
@@ -267,7 +331,15 @@ class Service:
             trusted_proxies=settings.trusted_proxies,
             secure_cookies=settings.secure_cookies,
         )
-        return Front(gate, Upstreams(self._wrong_peer, self.readiness), app, self.streams, readiness=self.readiness)
+        return Front(
+            gate,
+            Upstreams(self._wrong_peer, self.readiness),
+            app,
+            self.streams,
+            readiness=self.readiness,
+            guessed=self.guesses.unknown_token,
+            is_starting=self.starts.is_starting,
+        )
 
     def _world(self) -> World:
         return World(
@@ -276,9 +348,12 @@ class Service:
             routes=self.routes,
             hasher=Hasher(),
             throttles=Throttles(),
+            guesses=self.guesses,
             uptime=lambda: trio.current_time() - self._began,
             connectors=lambda: ConnectorCounts(self.connectors.open, self.connectors.lost),
             metrics=self._metrics().text,
+            resources=self.resources,
+            job_news=self.job_news,
         )
 
     def _metrics(self) -> Metrics:

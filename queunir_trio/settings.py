@@ -11,6 +11,9 @@ from urllib.parse import urlsplit
 from queunir_trio.errors import Misconfigured
 
 SECRET_AT_LEAST: Final = 32  # characters
+SUBNETS: Final = IPv4Network("10.213.0.0/16")
+SUBNET_SIZE: Final = 16  # addresses: each slice has a network of its own, /28 of these
+SUBNETS_AT_LEAST: Final = 24  # bits of the prefix: room for fifteen slices
 ADMIN_KEY_HELP: Final = 'make one with: python3 -c "import secrets; print(secrets.token_hex(32))"'
 
 Network = IPv4Network | IPv6Network
@@ -30,6 +33,17 @@ class DatabaseSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class DockerSettings:
+    """What containers of slices are given of this machine; read by nobody where slices are processes."""
+
+    subnets: IPv4Network = SUBNETS  # a /28 of it for each slice, by its number
+    first_uid: int = 70_000  # slice N runs as first_uid + N: a range that no distribution gives to anybody
+    secrets: Literal["files", "environment"] = "files"  # images older than ours know variables only
+    database_socket: Path = Path("/run/postgresql")  # where PostgreSQL's socket is, unless DB_HOST says so
+    tools_image: str | None = None  # what touches the files of slices for us; None: the image of slices
+
+
+@dataclass(frozen=True, slots=True)
 class SliceSettings:
     """How slices are made and how many there may be."""
 
@@ -40,6 +54,7 @@ class SliceSettings:
     warm_pool_min: int
     at_most: int
     secret: str = field(repr=False)  # SLICE_DB_PASSWORD: what each slice's own secrets are derived from
+    docker: DockerSettings = field(default_factory=DockerSettings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,11 +211,39 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         billing=_billing(reader),
         mail=_mail(reader),
     )
+    places = settings.slices.docker.subnets.num_addresses // SUBNET_SIZE - 1
+    if settings.slices.runtime == "docker" and settings.slices.at_most > places:
+        reader.faults.append(f"SLICE_SUBNETS has room for {places} slices, MAX_SLICES is greater: change one of them.")
     if production and not settings.app_url:
         reader.faults.append("APP_URL is missing: it is the address that links in mails begin with.")
     if reader.faults:
         raise Misconfigured(reader.faults)
     return settings
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayAddress:
+    """Where a running gateway is asked, and with which key."""
+
+    url: str
+    admin_key: str = field(repr=False)
+
+
+def read_gateway_address(environment: Mapping[str, str], url: str | None = None) -> GatewayAddress:
+    """How a command reaches the service: all it needs of the settings. `url` wins over HOST and PORT. Misconfigured."""
+    reader = _Reader(environment)
+    key = reader.required_secret("ADMIN_KEY", "it is the key of the running gateway; --env-file may hold it")
+    host = reader.text("HOST", "127.0.0.1") or ""
+    if host in ("0.0.0.0", "::", "localhost"):  # noqa: S104  what listens everywhere is asked on this machine
+        host = "127.0.0.1"
+    port = reader.number("PORT", 3000, 0, 65535)
+    if url is not None and not url.startswith(("http://", "https://")):
+        reader.faults.append("--url must be an address such as http://127.0.0.1:3000.")
+    if key and not key.isascii():
+        reader.faults.append("ADMIN_KEY holds characters that no key has.")
+    if reader.faults:
+        raise Misconfigured(reader.faults)
+    return GatewayAddress((url or f"http://{f'[{host}]' if ':' in host else host}:{port}").rstrip("/"), key)
 
 
 def environment_with_file(path: Path | None) -> dict[str, str]:
@@ -266,12 +309,43 @@ def _slices(reader: _Reader) -> SliceSettings:
     return SliceSettings(
         runtime="docker" if reader.choice("SLICE_RUNTIME", "docker", ("docker", "process")) == "docker" else "process",
         image=reader.text("SLICE_IMAGE", "wank-slice:latest") or "",
-        docker_host=reader.text("DOCKER_HOST"),
+        docker_host=_docker_host(reader),
         base_port=reader.number("SLICE_BASE_PORT", 5001, 1024, 65000),
         warm_pool_min=reader.number("WARM_POOL_MIN", 1, 0, 1000),
         at_most=reader.number("MAX_SLICES", 80, 1, 10_000),
         secret=reader.required_secret("SLICE_DB_PASSWORD", "each slice's own secrets are derived from it"),
+        docker=_docker(reader),
     )
+
+
+def _docker_host(reader: _Reader) -> str | None:
+    host = reader.text("DOCKER_HOST")
+    if host is not None and not host.startswith(("unix:///", "tcp://")):
+        reader.faults.append("DOCKER_HOST must be unix:///path/of/the/socket or tcp://host:port.")
+    return host
+
+
+def _docker(reader: _Reader) -> DockerSettings:
+    defaults = DockerSettings()
+    in_files = reader.choice("SLICE_SECRETS", "files", ("files", "environment")) == "files"
+    return DockerSettings(
+        subnets=_subnets(reader, defaults.subnets),
+        first_uid=reader.number("SLICE_FIRST_UID", defaults.first_uid, 1000, 2_000_000_000),
+        secrets="files" if in_files else "environment",
+        database_socket=reader.directory("SLICE_DB_SOCKET_DIR") or defaults.database_socket,
+        tools_image=reader.text("SLICE_TOOLS_IMAGE"),
+    )
+
+
+def _subnets(reader: _Reader, default: IPv4Network) -> IPv4Network:
+    try:
+        found: IPv4Network | None = IPv4Network(reader.text("SLICE_SUBNETS", str(default)) or "")
+    except ValueError:
+        found = None
+    if found is None or not found.is_private or found.prefixlen > SUBNETS_AT_LEAST:
+        reader.faults.append("SLICE_SUBNETS must be a private IPv4 network of /24 or larger, such as 10.213.0.0/16.")
+        return default
+    return found
 
 
 def _billing(reader: _Reader) -> BillingSettings:

@@ -63,6 +63,7 @@ def test() -> list[str]:
     """Runs the tests and adds up what they covered; the names of what failed."""
     for old in ROOT.glob(".coverage*"):
         old.unlink()
+    subprocess.run([sys.executable, "-m", "tests.docker_image"])  # what goes wrong here, its tests will tell
     began = time.monotonic()
     pytest = ["-m", "pytest", "-n", WORKERS, "--dist", "worksteal", "--timeout", "120", "-q"]
     tests = subprocess.run([f"{BIN}/coverage", "run", *pytest]).returncode

@@ -23,6 +23,13 @@ from queunir_trio.settings import DatabaseSettings
 from queunir_trio.store.bridge import Database, asyncio_loop, open_connection, open_database
 from queunir_trio.store.migrations import migrate
 from queunir_trio.store.roles import quoted
+from tests.docker_fixtures import (  # noqa: F401  a plugin of this folder, by its names
+    docker_engine,
+    docker_host,
+    docker_runtime,
+    other_image,
+    pytest_collection_modifyitems,
+)
 
 GATEWAY_PASSWORD = "gateway-password-for-tests"
 TEMPLATE = "gateway_template"

@@ -40,15 +40,19 @@ DOORS: dict[str, set[str]] = {
     "asyncio": {"store.bridge"},
     "trio_asyncio": {"store.bridge"},
     "asyncpg": {"store.bridge"},
-    "httpx": {"outside.slice_control", "outside.mail"},
+    "httpx": {"outside.slice_control", "outside.mail", "outside.gateway_client"},
     "trio_websocket": {"outside.slice_socket"},
     "socketio": {"wire.conversation"},
     "engineio": {"wire.conversation"},
     "bcrypt": {"outside.passwords"},
-    "docker": set(),
+    "docker": {"outside.runtimes.docker_client", "outside.runtimes.docker_connections"},
     "stripe": set(),
-    "cyclopts": {"cli.commands"},
-}
+    "cyclopts": {
+        "cli.commands", "cli.following", "cli.isolate", "cli.leaving", "cli.rollout", "cli.running", "cli.slice_views",
+        "cli.slices", "cli.users",
+    },
+    "rich": {"cli.following", "cli.tables"},
+}  # fmt: skip
 
 
 def modules() -> Iterator[tuple[str, Path]]:

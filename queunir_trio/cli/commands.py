@@ -1,37 +1,41 @@
-"""The command `queunir-trio`: what an operator types, and what its exit code means.
-
-0 done · 1 it failed · 2 it is configured wrongly, which no restart will mend · 130 ended by Ctrl-C
-"""
+"""The command `queunir-trio`: what an operator types."""
 
 import json
 import sys
-from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Literal
 
 import cyclopts
 import trio
 
 from queunir_trio import __version__
-from queunir_trio.errors import Lost, Misconfigured, Refused
-from queunir_trio.logs import configure_logging
-from queunir_trio.settings import Settings, environment_with_file, read_settings
+from queunir_trio.cli.isolate import isolate
+from queunir_trio.cli.leaving import export, wipe
+from queunir_trio.cli.rollout import rollout as rollout_commands
+from queunir_trio.cli.running import DONE, EXIT_CODES, FAILED, EnvFile, fail, guarded, run
+from queunir_trio.cli.slices import slices as slice_commands
+from queunir_trio.cli.users import users as user_commands
+from queunir_trio.settings import Settings
 from queunir_trio.store.bridge import asyncio_loop
 from queunir_trio.store.migrations import migrate as migrate_database
 from queunir_trio.store.migrations import pending
 
-DONE: Final = 0
-FAILED: Final = 1
-MISCONFIGURED: Final = 2
-
-EnvFile = Annotated[Path | None, cyclopts.Parameter(name="--env-file")]
+Port = Annotated[int, cyclopts.Parameter(validator=cyclopts.validators.Number(gte=0, lte=65535))]
 
 app = cyclopts.App(
     name="queunir-trio",
     help="The gateway of a WhatsApp CRM: accounts, slices, live events.",
     version=__version__,
     version_flags=["--version"],
+    help_epilogue=EXIT_CODES,
 )
+slice_commands.command(isolate)
+app.command(slice_commands)
+app.command(rollout_commands)
+user_commands.command(export)
+user_commands.command(wipe)
+app.command(user_commands)
+app.register_install_completion_command()
 
 
 def main() -> None:
@@ -51,14 +55,14 @@ def serve(*, env_file: EnvFile = None) -> int:
     """
     from queunir_trio.service import run_service  # the commands that do not serve start without its imports
 
-    return _run(env_file, run_service)
+    return run(env_file, run_service)
 
 
 @app.command
 def demo(
     *,
     data: Path = Path("demo-data"),
-    port: int = 3000,
+    port: Port = 3000,
     slices: Literal["process", "docker"] = "process",
     billing: bool = False,
 ) -> int:
@@ -71,17 +75,16 @@ def demo(
     port
         Where the gateway listens on 127.0.0.1; 0 takes any free port.
     slices
-        What slices run as.
+        What slices run as. `process` needs nothing more. `docker` needs a Docker daemon that you may use
+        (DOCKER_HOST) and the image of a slice (SLICE_IMAGE).
     billing
-        Take pretend money through a double of Stripe.
+        Take pretend money through a double of Stripe, with no account there; it is not part of the demo yet.
     """
     from queunir_trio.cli.demo import run_demo
 
-    if slices == "docker":
-        return _fail("Slices in containers are not part of the demo yet: leave out --slices docker.")
     if billing:
-        return _fail("Billing is not part of the demo yet: leave out --billing.")
-    return _guarded(lambda: trio.run(run_demo, data.absolute(), port))
+        return fail("Billing is not part of the demo yet: leave out --billing.")
+    return guarded(lambda: trio.run(run_demo, data.absolute(), port, slices))
 
 
 @app.command
@@ -116,48 +119,4 @@ def migrate(
             )
         return FAILED if check and versions else DONE
 
-    return _run(env_file, work)
-
-
-def _run(env_file: Path | None, work: Callable[[Settings], Awaitable[int | None]]) -> int:
-    """Runs a deed with the settings of the environment; what goes wrong becomes a sentence and a code."""
-
-    def start() -> int:
-        settings = read_settings(environment_with_file(env_file))
-        configure_logging(settings.log_format, settings.log_level, sys.stderr)
-        return trio.run(work, settings) or DONE
-
-    return _guarded(start)
-
-
-def _guarded(start: Callable[[], int | None]) -> int:
-    try:
-        return start() or DONE
-    except* Misconfigured as wrong:
-        for fault in _leaves(wrong):
-            for line in fault.faults if isinstance(fault, Misconfigured) else ():
-                print(f"queunir-trio: {line}", file=sys.stderr)
-        code = MISCONFIGURED
-    except* Refused as refused:
-        for fault in _leaves(refused):
-            print(f"queunir-trio: {fault.reason if isinstance(fault, Refused) else fault}", file=sys.stderr)
-        code = FAILED
-    except* (Lost, OSError) as lost:
-        for fault in _leaves(lost):
-            print(f"queunir-trio: {fault}", file=sys.stderr)
-        code = FAILED
-    except* KeyboardInterrupt:
-        code = 130
-    return code
-
-
-def _fail(sentence: str) -> int:
-    print(f"queunir-trio: {sentence}", file=sys.stderr)
-    return FAILED
-
-
-def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
-    found: list[BaseException] = []
-    for error in group.exceptions:
-        found.extend(_leaves(error) if isinstance(error, BaseExceptionGroup) else [error])
-    return found
+    return run(env_file, work)

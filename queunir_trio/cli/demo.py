@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Final, TextIO
+from typing import Final, Literal, TextIO
 from urllib.parse import quote
 
 import trio
@@ -19,6 +19,7 @@ from queunir_trio.errors import Misconfigured, Refused
 from queunir_trio.logs import configure_logging
 from queunir_trio.outside.embedded_postgres import GATEWAY_ROLE, embedded_postgres
 from queunir_trio.outside.passwords import Hasher
+from queunir_trio.outside.runtimes.choice import open_runtime
 from queunir_trio.outside.signals import stop_on_signals
 from queunir_trio.service import Running, run
 from queunir_trio.settings import DatabaseSettings, Settings, read_settings
@@ -28,6 +29,7 @@ from queunir_trio.store.migrations import migrate
 
 ADMIN_EMAIL: Final = "admin@example.com"
 DATABASE: Final = "wank_saas"
+NOWHERE: Final = DatabaseSettings("", 5432, "", "", "", "", "")  # while there is no database yet
 SLICES_AWAITED: Final = 20.0  # seconds
 ENDS_WITHIN: Final = 30.0  # seconds from the signal until nothing runs any more
 
@@ -42,7 +44,7 @@ class Secrets:
     database_password: str
 
 
-async def run_demo(data: Path, port: int) -> int:
+async def run_demo(data: Path, port: int, slices_as: Literal["process", "docker"] = "process") -> int:
     """Runs until Ctrl-C or SIGTERM; leaves data and nothing else behind.
 
     Refused `in_use`: another demo runs on this data. Misconfigured, Lost, OSError as they come.
@@ -50,7 +52,7 @@ async def run_demo(data: Path, port: int) -> int:
     with _held(data), _log_of(data) as log_file:
         configure_logging("json", "info", log_file)
         async with stop_on_signals() as stop, trio.open_nursery() as nursery:
-            demo = _Demo(data, port, stop)
+            demo = _Demo(data, port, slices_as, stop)
             nursery.start_soon(demo.end_in_time, nursery.cancel_scope)
             await demo.run()
             nursery.cancel_scope.cancel()
@@ -58,9 +60,10 @@ async def run_demo(data: Path, port: int) -> int:
 
 
 class _Demo:
-    def __init__(self, data: Path, port: int, stop: trio.Event) -> None:
+    def __init__(self, data: Path, port: int, slices_as: str, stop: trio.Event) -> None:
         self._data = data
         self._port = port
+        self._slices_as = slices_as
         self._stop = stop
         self._serving = False
         self._secrets = _kept_secrets(data / "secrets.json")
@@ -73,6 +76,9 @@ class _Demo:
         scope.cancel()
 
     async def run(self) -> None:
+        if self._slices_as == "docker":  # what is wrong there is said before anything is started
+            async with open_runtime(self._settings(NOWHERE), must_work=True):
+                pass
         _say("Starting PostgreSQL ...")
         async with embedded_postgres(self._data / "postgres") as server:
             where = server.settings(DATABASE, GATEWAY_ROLE, self._secrets.database_password)
@@ -101,7 +107,7 @@ class _Demo:
                 "APP_URL": f"http://127.0.0.1:{self._port or 3000}",
                 "ADMIN_KEY": self._secrets.admin_key,
                 "SLICE_DB_PASSWORD": self._secrets.slice_secret,
-                "SLICE_RUNTIME": "process",
+                "SLICE_RUNTIME": self._slices_as,
                 "DATA_DIR": str(self._data / "data"),
                 "MAIL_URL": f"file://{quote(str(mail))}",
                 "DB_HOST": where.host,
@@ -156,10 +162,15 @@ class _Demo:
 
 
 OPEN_TO_THE_ENVIRONMENT: Final = (
+    "DOCKER_HOST",
     "LOG_LEVEL",
     "MAX_SLICES",
     "MAX_STREAMS_PER_USER",
     "SLICE_BASE_PORT",
+    "SLICE_FIRST_UID",
+    "SLICE_IMAGE",
+    "SLICE_SUBNETS",
+    "SLICE_TOOLS_IMAGE",
     "TRUSTED_PROXIES",
     "WARM_POOL_MIN",
 )

@@ -4,7 +4,7 @@ from typing import Literal
 
 from queunir_trio.model.slices import Slice, Status, Wanted
 
-Deed = Literal["provision", "start", "stop", "undo", "destroy", "give up"]
+Deed = Literal["provision", "start", "stop", "restart", "undo", "destroy", "give up"]
 
 
 def is_to_go(row: Slice) -> bool:
@@ -28,6 +28,8 @@ def missing_deed(row: Slice, runs: bool | None) -> Deed | None:
         return "undo"
     if row.status == Status.PROVISIONING:
         return "provision"
+    if runs is not None and row.wanted == Wanted.RUNNING and row.restart_wanted_at is not None:
+        return "restart"
     if runs is False and row.wanted == Wanted.RUNNING:
         return "start"
     if runs is True and row.wanted == Wanted.STOPPED:
@@ -37,11 +39,19 @@ def missing_deed(row: Slice, runs: bool | None) -> Deed | None:
 
 def is_overtaken(deed: Deed, row: Slice) -> bool:
     """Whether a deed under way should end, because something else is wanted by now."""
-    if deed == "start":
-        return is_to_go(row) or row.wanted != Wanted.RUNNING
-    return deed == "provision" and is_to_go(row)
+    match deed:
+        case "provision":
+            return is_to_go(row)
+        case "start" | "restart":
+            return is_to_go(row) or row.wanted != Wanted.RUNNING
+        case "stop":
+            return is_to_go(row) or row.wanted == Wanted.RUNNING
+        case "undo":
+            return row.status == Status.PROVISIONING  # an operator wants it to be tried again
+        case _:
+            return False
 
 
 def is_replaceable(row: Slice) -> bool:
     """Whether it may be given up for a new one: it is nobody's and was made by us, so nothing of worth is in it."""
-    return row.status == Status.AVAILABLE and row.user_id is None and row.image is not None
+    return row.managed and row.status == Status.AVAILABLE and row.user_id is None and row.image is not None

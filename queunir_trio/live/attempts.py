@@ -8,6 +8,12 @@ LONGEST_PAUSE: Final = 60.0  # seconds
 FORGIVEN_AFTER: Final = 2 * LONGEST_PAUSE  # seconds without an attempt
 
 
+def pause_after(attempts: int, longest: float = LONGEST_PAUSE) -> float:
+    """Seconds to wait after so many attempts that failed; with jitter, so that many that fell together do not come
+    back together."""
+    return min(longest, FIRST_PAUSE * 2.0 ** (attempts - 1)) * random.uniform(0.8, 1.2)  # noqa: S311
+
+
 class Attempts:
     """Counts attempts that follow each other closely. `due` is the time before which there should be no other."""
 
@@ -26,8 +32,7 @@ class Attempts:
             self.count = 0
         self.count += 1
         self._last = now
-        # jitter, so that many that fell together do not come back together
-        self.due = now + min(self._longest, FIRST_PAUSE * 2 ** (self.count - 1)) * random.uniform(0.8, 1.2)  # noqa: S311
+        self.due = now + pause_after(self.count, self._longest)
         return self.count
 
     def forget(self) -> None:

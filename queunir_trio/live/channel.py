@@ -7,9 +7,12 @@ who must neither block nor raise.
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import Final
 
 from queunir_trio.live.ring import Ring
 from queunir_trio.wire import sse
+
+QUEUED: Final = "queued"  # the step before the first
 
 Follower = Callable[[bytes], None]
 
@@ -69,17 +72,17 @@ class WaitingChannel(Channel):
     def __init__(self, viewers_changed: Callable[[], None] = lambda: None) -> None:
         super().__init__(viewers_changed)
         self._percent = 0
-        self._progress = compact_json({"step": "queued", "percent": 0, "message": "Your workspace is next in line."})
+        self._progress = compact_json({"step": QUEUED, "percent": 0, "message": "Your workspace is next in line."})
 
     def described(self, gap: bool) -> tuple[str, bytes]:
         return "wa:provisioning", self._progress
 
     def progress(self, step: str, percent: int, message: str) -> None:
-        """The making of a slice has come so far. Several may be in the making: only what is further is told."""
-        if percent <= self._percent:
+        """The making of the user's slice has come so far. Nothing ever goes backwards, whatever fails meanwhile."""
+        news = compact_json({"step": step, "percent": percent, "message": message})
+        if percent < self._percent or news == self._progress:
             return
-        self._percent = percent
-        self._progress = compact_json({"step": step, "percent": percent, "message": message})
+        self._percent, self._progress = percent, news
         self._put("wa:provisioning", self._progress)
 
 

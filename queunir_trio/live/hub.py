@@ -20,6 +20,7 @@ class Hub:
         self._slices: dict[int, SliceChannel] = {}
         self._waiting: dict[int, WaitingChannel] = {}
         self._audience_callbacks: list[Callable[[int], None]] = []
+        self._waiting_callbacks: list[Callable[[], None]] = []
 
     def __repr__(self) -> str:
         return f"<Hub {len(self._slices)} slices, {len(self.watched())} watched, {len(self._waiting)} users waiting>"
@@ -52,6 +53,10 @@ class Hub:
         """`callback` is called synchronously with a slice's id whenever a viewer came to it or went."""
         self._audience_callbacks.append(callback)
 
+    def on_waiting(self, callback: Callable[[], None]) -> None:
+        """`callback` is called synchronously whenever somebody who waits for a slice came or went."""
+        self._waiting_callbacks.append(callback)
+
     def forget(self, slice_id: int) -> None:
         """The slice is gone for good; ids are never used again."""
         self._slices.pop(slice_id, None)
@@ -64,6 +69,8 @@ class Hub:
         channel = self._waiting.get(user_id)
         if channel is not None and channel.viewers == 0:
             del self._waiting[user_id]
+        for callback in self._waiting_callbacks:
+            callback()
 
     def _make_room(self) -> None:
         if len(self._waiting) < WAITING_AT_MOST:

@@ -24,7 +24,7 @@ FIRST_PAUSE: Final = 15.0  # seconds after the first failure, doubled with each
 LONGEST_PAUSE: Final = 900.0  # seconds
 GIVEN_UP_AFTER: Final = 9  # attempts, in three quarters of an hour: then the link in a letter is hardly good any more
 LOOKED_EVERY: Final = 30.0  # seconds, should a nudge be lost
-LETTERS: Final = ("password_reset", "password_changed")
+LETTERS: Final = ("password_reset", "password_changed", "account_deletion", "export_ready")
 
 Deliver = Callable[[Mapping[str, Any], str], Awaitable[None]]  # a row's payload and key; raises Lost, OSError, Refused
 

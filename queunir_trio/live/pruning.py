@@ -1,11 +1,11 @@
-"""What has had its time is deleted: sessions, links for passwords, delivered mail. Hourly, by the leader."""
+"""What has had its time is deleted: sessions, links for passwords, sent mail, finished jobs. Hourly, by the leader."""
 
 from typing import Final
 
 import structlog
 import trio
 
-from queunir_trio.store import accounts, outbox, sessions
+from queunir_trio.store import accounts, jobs, outbox, sessions
 from queunir_trio.store.bridge import Database
 
 PRUNED_EVERY: Final = 3600.0  # seconds
@@ -26,4 +26,5 @@ async def prune(db: Database) -> dict[str, int]:
         "sessions": await sessions.prune(db),
         "resets": await accounts.prune_resets(db),
         "mails": await outbox.prune(db),
+        "jobs": await jobs.prune(db),
     }

@@ -84,5 +84,12 @@ def _refusal(user: User, slice_: Slice | None) -> str | None:
     if slice_ is not None and slice_.status == Status.ASSIGNED:
         return None
     if slice_ is not None and slice_.status == Status.SUSPENDED:
-        return "payment_required" if user.subscription_status in UNPAID else "suspended"
+        return "payment_required" if _is_for_money(user, slice_) else "suspended"
     return "no_slice"
+
+
+def _is_for_money(user: User, slice_: Slice) -> bool:
+    """Whether paying would end the suspension; where nobody has said why, the subscription tells."""
+    if slice_.suspended_for is None:
+        return user.subscription_status in UNPAID
+    return slice_.suspended_for == "money"

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 from uuid import UUID
 
 DEFAULT_BASE_PORT: Final = 5001
@@ -30,6 +30,9 @@ class Status(StrEnum):
     SUSPENDED = "suspended"
     DESTROYING = "destroying"
     FAILED = "failed"
+
+
+Reason = Literal["admin", "money"]  # of a suspension
 
 
 class Wanted(StrEnum):
@@ -73,6 +76,9 @@ class Slice:
     failed_reason: str | None
     last_health_at: datetime | None
     created_at: datetime
+    suspended_for: Reason | None = None  # None too where nobody has said why
+    restart_wanted_at: datetime | None = None  # None once it was done
+    storage_bytes: int | None = None  # of its media, as last measured
 
 
 def port_of(num: int, base_port: int = DEFAULT_BASE_PORT) -> int:

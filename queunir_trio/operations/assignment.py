@@ -1,5 +1,7 @@
 """Who gets which slice: at sign-up, from the queue of those who wait, and by an admin's hand."""
 
+from collections.abc import Callable
+
 from queunir_trio.errors import Refused
 from queunir_trio.model.slices import Slice
 from queunir_trio.store import slices
@@ -13,11 +15,19 @@ async def claim_for_new_user(db: Queries, user_id: int) -> Slice | None:
     return await slices.claim(db, user_id)
 
 
-async def serve_waiting(db: Database, *, billing_enabled: bool) -> list[int]:
-    """Gives warm slices to those who wait, oldest first, each in a transaction of its own; returns who still waits."""
+async def serve_waiting(
+    db: Database, *, billing_enabled: bool, reached: Callable[[str], None] = lambda point: None
+) -> list[int]:
+    """Gives warm slices to those who wait, oldest first, each in a transaction of its own; returns who still waits.
+
+    `reached` is told of each point where a crash matters.
+    """
     for user_id in await slices.waiting_users(db, billing_enabled):
+        reached("assign:claim:next")
         async with db.transaction() as connection:
             served = await slices.claim(connection, user_id) or await slices.find_of_user(connection, user_id)
+            reached("assign:claim:acted")
+        reached("assign:claim:done")
         if served is None:
             return await slices.waiting_users(db, billing_enabled)
     return []

@@ -5,13 +5,14 @@ somebody else under the same name is never touched.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Final
 
 import structlog
 
 from queunir_trio.errors import Lost, Refused
 from queunir_trio.model.slices import Slice
-from queunir_trio.operations.steps import Resources, Step, carry_out
+from queunir_trio.operations.steps import Resources, Step, Superseded, carry_out, ordered
 from queunir_trio.outside import directories
 from queunir_trio.store import slice_databases, slices
 from queunir_trio.store.bridge import Database
@@ -23,13 +24,19 @@ class StillThere(Lost):
     """A layer was removed and is found all the same."""
 
 
-async def request(db: Database, slice_id: int) -> bool:
+async def request(db: Database, slice_id: int, *, if_unwanted: bool = False) -> bool:
     """Marks a slice for destruction and takes it away from its customer, at once and for good; the work follows.
 
     False: there is no such slice (any more). A slice that something else runs has nothing to destroy: its row goes.
+    With `if_unwanted` only one whose row says that it is wanted absent.
     """
     async with db.transaction() as connection:
-        return await slices.release(connection, slice_id)
+        return await slices.release(connection, slice_id, if_unwanted=if_unwanted)
+
+
+async def check_ownership(resources: Resources, slice_: Slice) -> None:
+    """Refused `conflict`: something under one of the slice's names does not carry its uuid."""
+    await OWNERSHIP.act(resources, slice_)
 
 
 async def destroy(resources: Resources, slice_: Slice) -> None:
@@ -49,7 +56,8 @@ async def undo(resources: Resources, slice_: Slice) -> None:
 async def _take_away(resources: Resources, slice_: Slice, deed: str, layers: Sequence[Step]) -> None:
     await carry_out(resources, slice_, deed, layers)
     resources.reached(f"{deed}:row:next")
-    await slices.remove(resources.db, slice_.id, resources.epoch)  # and with it the log of its steps
+    if not await slices.remove(resources.db, slice_.id, resources.epoch):  # and with it the log of its steps
+        raise Superseded(f"slice {slice_.id} is to be made again, or is gone")
     resources.reached(f"{deed}:row:done")
     log.info("slice_removed", slice_id=slice_.id, deed=deed)
 
@@ -67,19 +75,19 @@ async def _ownership(resources: Resources, slice_: Slice) -> None:
 
 async def _instance(resources: Resources, slice_: Slice) -> None:
     num = resources.number(slice_)
-    await resources.runtime.remove(num, slice_.uuid)
+    await ordered(resources, partial(resources.runtime.remove, num, slice_.uuid))
     found = await resources.runtime.inspect(num)
     if found is not None and found.uuid == slice_.uuid:
         raise StillThere("the instance is still there")
 
 
 async def _database(resources: Resources, slice_: Slice) -> None:
-    await slice_databases.drop_database(resources.where, resources.names(slice_), slice_.uuid)
+    await slice_databases.drop_database(resources.where, resources.names(slice_), slice_.uuid, resources.epoch)
 
 
 async def _roles(resources: Resources, slice_: Slice) -> None:
     names = resources.names(slice_)
-    await slice_databases.drop_roles(resources.where, names, slice_.uuid)
+    await slice_databases.drop_roles(resources.where, names, slice_.uuid, resources.epoch)
     # by a fresh look, over a connection of its own
     if left := await slice_databases.exists(resources.where, names, slice_.uuid):
         raise StillThere(f"still there: {', '.join(left)}")
@@ -87,6 +95,10 @@ async def _roles(resources: Resources, slice_: Slice) -> None:
 
 async def _directories(resources: Resources, slice_: Slice) -> None:
     directory = resources.names(slice_).directory
+    await resources.still_leads()
+    for place, names in (await directories.contents(directory.parent, directory, slice_.uuid)).items():
+        await resources.still_leads()
+        await resources.runtime.erase(place, names)  # of what is in there, not everything is ours to remove
     await directories.remove(directory.parent, directory, slice_.uuid)
     if await directories.exists(directory.parent, directory, slice_.uuid):
         raise StillThere("the directory is still there")

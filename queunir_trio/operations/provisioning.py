@@ -16,7 +16,8 @@ from queunir_trio.operations.destruction import undo
 from queunir_trio.operations.starting import HEALTH, INSTANCE, record_health
 from queunir_trio.operations.steps import Resources, Step, StepFailed, Superseded, carry_out
 from queunir_trio.outside import directories
-from queunir_trio.store import events, slice_databases, slices
+from queunir_trio.store import events, rollouts, slice_databases, slices
+from queunir_trio.store.bridge import Queries
 from queunir_trio.store.slice_rows import check_leader
 
 DEED: Final = "provision"
@@ -44,13 +45,22 @@ class ProvisioningFailed(Exception):
 
 async def reserve(resources: Resources, avoiding: Collection[int] = ()) -> Slice:
     """The row of a new slice, with the lowest free number outside `avoiding`. Refused: `no_capacity`."""
-    settings = resources.settings
+    resources.reached(f"{DEED}:row:next")
     async with resources.db.transaction() as connection:
-        num = await slices.lowest_free_number(connection, settings.base_port, settings.at_most, avoiding)
-        if num is None:
-            raise Refused("no_capacity", f"All {settings.at_most} slices of this server are taken.")
-        await check_leader(connection, resources.epoch)
-        return await slices.add(connection, num=num, base_port=settings.base_port, image=resources.image)
+        row = await reserve_in(connection, resources, avoiding)
+    resources.reached(f"{DEED}:row:done")
+    return row
+
+
+async def reserve_in(connection: Queries, resources: Resources, avoiding: Collection[int] = ()) -> Slice:
+    """`reserve`, in the caller's transaction."""
+    settings = resources.settings
+    num = await slices.lowest_free_number(connection, settings.base_port, settings.at_most, avoiding)
+    if num is None:
+        raise Refused("no_capacity", f"All {settings.at_most} slices of this server are taken.")
+    await check_leader(connection, resources.epoch)
+    image = await rollouts.current_image(connection, resources.image)
+    return await slices.add(connection, num=num, base_port=settings.base_port, image=image)
 
 
 async def provision(resources: Resources, slice_: Slice) -> None:
@@ -94,19 +104,23 @@ async def give_up(resources: Resources, slice_: Slice, failed: StepFailed) -> No
 
 async def _roles(resources: Resources, slice_: Slice) -> None:
     password = resources.database_password(slice_)
+    await resources.still_leads()
     await slice_databases.ensure_roles(resources.where, resources.names(slice_), password, slice_.uuid)
 
 
 async def _database(resources: Resources, slice_: Slice) -> None:
+    await resources.still_leads()
     await slice_databases.ensure_database(resources.where, resources.names(slice_), slice_.uuid)
 
 
 async def _schema(resources: Resources, slice_: Slice) -> None:
+    await resources.still_leads()
     await slice_databases.ensure_schema(resources.where, resources.names(slice_))
 
 
 async def _directories(resources: Resources, slice_: Slice) -> None:
     directory = resources.names(slice_).directory
+    await resources.still_leads()
     await directories.ensure(directory.parent, directory, slice_.uuid)
 
 

@@ -1,5 +1,6 @@
 """Bringing a slice's process or container to what is wanted of it: running and well, or stopped."""
 
+from functools import partial
 from typing import Final
 from urllib.parse import quote, urlencode
 
@@ -8,11 +9,11 @@ import trio
 
 from queunir_trio.errors import Lost
 from queunir_trio.model.slices import HEALTH_ASKED_EVERY, HEALTHY_WITHIN, Names, Slice
-from queunir_trio.operations.steps import Resources, Step, carry_out
+from queunir_trio.operations.steps import Resources, Step, carry_out, ordered
 from queunir_trio.outside.runtimes.contract import InstanceSpec
 from queunir_trio.outside.slice_control import SliceUnreachable
 from queunir_trio.settings import DatabaseSettings
-from queunir_trio.store import slices
+from queunir_trio.store import slices, suspensions
 
 FIRST_ASKED_AFTER: Final = 0.1  # seconds; the pause then grows up to HEALTH_ASKED_EVERY
 PAUSE_GROWS_BY: Final = 1.5
@@ -36,9 +37,15 @@ async def stop(resources: Resources, slice_: Slice) -> None:
     log.info("slice_stopped", slice_id=slice_.id)
 
 
+async def restart(resources: Resources, slice_: Slice) -> None:
+    """Ends what runs, if it does, and starts it anew, as its row wants it to be. StepFailed."""
+    await carry_out(resources, slice_, "restart", RESTART)
+    log.info("slice_restarted", slice_id=slice_.id)
+
+
 async def ensure_instance(resources: Resources, slice_: Slice) -> None:
     """The slice's process or container runs."""
-    await resources.runtime.ensure(spec_of(resources, slice_))
+    await ordered(resources, partial(resources.runtime.ensure, spec_of(resources, slice_)))
 
 
 def spec_of(resources: Resources, slice_: Slice) -> InstanceSpec:
@@ -84,7 +91,14 @@ async def record_health(resources: Resources, slice_: Slice) -> None:
 
 
 async def _stop_instance(resources: Resources, slice_: Slice) -> None:
-    await resources.runtime.stop(resources.number(slice_), slice_.uuid)
+    await ordered(resources, partial(resources.runtime.stop, resources.number(slice_), slice_.uuid))
+
+
+async def _record_restart(resources: Resources, slice_: Slice) -> None:
+    """The wish is fulfilled; one that came meanwhile stays."""
+    await record_health(resources, slice_)
+    if slice_.restart_wanted_at is not None:
+        await suspensions.end_restart(resources.db, slice_.id, slice_.restart_wanted_at, resources.epoch)
 
 
 def database_url(where: DatabaseSettings, names: Names, password: str) -> str:
@@ -100,4 +114,6 @@ def database_url(where: DatabaseSettings, names: Names, password: str) -> str:
 INSTANCE: Final = Step("instance", ensure_instance, 60, "Starting your workspace")
 HEALTH: Final = Step("health", wait_until_healthy, 70, "Waiting for your workspace to answer")
 START: Final = (INSTANCE, HEALTH, Step("recorded", record_health, 100, "Your workspace runs"))
-STOP: Final = (Step("instance", _stop_instance, 50, "Stopping the workspace"),)
+STOPPED: Final = Step("stopped", _stop_instance, 30, "Stopping the workspace")
+STOP: Final = (STOPPED,)
+RESTART: Final = (STOPPED, INSTANCE, HEALTH, Step("recorded", _record_restart, 100, "Your workspace runs"))

@@ -1,29 +1,38 @@
 """How a deed on a slice is carried out: step by step, each written down before it is taken and when it is done.
 
 Every step may be taken again. A deed that was cut short is therefore carried out from its beginning: what is there is
-found, what is missing is made. Writing a step down fails for a leader that is leader no more, so nothing outside is
-touched by one whose time is over.
+found, what is missing is made. Writing a step down fails for a leader that is leader no more, and each act that
+changes something outside asks once more right before it: one whose time is over touches nothing.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final, TypeVar
 
 import structlog
+import trio
+from structlog.contextvars import bound_contextvars
 
 from queunir_trio.errors import Lost, Refused
 from queunir_trio.model.routing import SliceAddress, address_of
 from queunir_trio.model.slices import Names, Slice, derived_secret, names_of, number_of
-from queunir_trio.outside.runtimes.contract import Runtime
+from queunir_trio.outside.runtimes.contract import Runtime, RuntimeUnavailable
 from queunir_trio.outside.slice_control import SliceControl
 from queunir_trio.settings import DatabaseSettings, SliceSettings
 from queunir_trio.store import slices
 from queunir_trio.store.bridge import Database, DatabaseUnavailable
+from queunir_trio.store.slice_rows import check_leader
 from queunir_trio.store.slices import StaleLeader
 
-REASON_AT_MOST = 300  # characters of an error that are kept
+REASON_AT_MOST: Final = 300  # characters of an error that are kept
+DEED_WITHIN: Final = 180.0  # seconds for all steps of a deed; who needs longer stops by himself and begins anew
+ORDERED_WITHIN: Final = 60.0  # seconds for the runtime to carry out one order
+ORDERED_AT_MOST: Final = 3  # times
+ORDERED_AGAIN_AFTER: Final = 0.5  # seconds, and longer each time
 
 log = structlog.get_logger()
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +61,10 @@ class Resources:
 
     def database_password(self, slice_: Slice) -> str:
         return derived_secret(self.settings.secret, "database", slice_.uuid)
+
+    async def still_leads(self) -> None:
+        """Asked right before anything outside is touched. StaleLeader: another leads by now, and this one is done."""
+        await check_leader(self.db, self.epoch)
 
     @property
     def image(self) -> str:
@@ -86,13 +99,42 @@ class StepFailed(Exception):
         self.reason = reason
 
 
-async def carry_out(resources: Resources, slice_: Slice, deed: str, steps: Sequence[Step]) -> None:
-    """Takes every step in order.
+async def carry_out(
+    resources: Resources, slice_: Slice, deed: str, steps: Sequence[Step], within: float | None = None
+) -> None:
+    """Takes every step in order; whatever is logged on the way names the slice.
 
-    StepFailed: one could not be taken. DatabaseUnavailable, StaleLeader: the attempt is over, the deed is not.
+    `within`: seconds for all of them, DEED_WITHIN if nothing is said.
+
+    StepFailed: one could not be taken, or all together took too long. DatabaseUnavailable, StaleLeader: the attempt is
+    over, the deed is not.
     """
-    for step in steps:
-        await _take(resources, slice_, deed, step)
+    step, within = steps[0], DEED_WITHIN if within is None else within
+    with bound_contextvars(slice_id=slice_.id), trio.move_on_after(within) as limit:
+        for step in steps:
+            await _take(resources, slice_, deed, step)
+    if limit.cancelled_caught:
+        log.warning("deed_took_too_long", deed=deed, step=step.name, slice_id=slice_.id)
+        raise StepFailed(step.name, "failed", f"The {deed} was not done within {within:.0f} s.")
+
+
+async def ordered(resources: Resources, order: Callable[[], Awaitable[T]]) -> T:
+    """Has the runtime change something, for one who leads.
+
+    An order that nobody confirms may have been carried out all the same. It is given again, and the runtime goes on
+    with what it finds. StaleLeader; RuntimeUnavailable: not confirmed in the end.
+    """
+    for attempt in range(1, ORDERED_AT_MOST + 1):
+        await resources.still_leads()
+        try:
+            with trio.fail_after(ORDERED_WITHIN):
+                return await order()
+        except (RuntimeUnavailable, trio.TooSlowError) as unavailable:
+            reason = str(unavailable) or f"no answer within {ORDERED_WITHIN:.0f} s"
+        log.warning("order_not_confirmed", attempt=attempt, reason=reason)
+        if attempt < ORDERED_AT_MOST:
+            await trio.sleep(ORDERED_AGAIN_AFTER * attempt)
+    raise RuntimeUnavailable(reason)
 
 
 async def _take(resources: Resources, slice_: Slice, deed: str, step: Step) -> None:

@@ -51,6 +51,24 @@ async def is_foreign(base: Path, directory: Path, uuid: UUID) -> bool:
     return await trio.to_thread.run_sync(_is_foreign, base, directory, uuid, limiter=_limiter)
 
 
+async def labels(base: Path) -> dict[str, UUID]:
+    """Whose every directory under `base` is, by its name; those half made or half removed are left out."""
+    return await trio.to_thread.run_sync(_labels, base, limiter=_limiter)
+
+
+async def contents(base: Path, directory: Path, uuid: UUID) -> dict[Path, list[str]]:
+    """Every place where something of this slice's is left, and the plain names of what lies in it.
+
+    A runtime erases what is not the gateway's own to remove; `remove` then takes away the rest. OSError.
+    """
+    return await trio.to_thread.run_sync(_contents, base, directory, uuid, limiter=_limiter)
+
+
+async def has(base: Path, directory: Path, name: str) -> bool:
+    """Whether there is an entry of this name in a slice's directory."""
+    return await trio.to_thread.run_sync(_has, base, directory, name, limiter=_limiter)
+
+
 def _ensure(base: Path, directory: Path, uuid: UUID) -> None:
     base.mkdir(mode=PRIVATE, parents=True, exist_ok=True)
     with _opened(base, directory) as parent:
@@ -92,6 +110,46 @@ def _exists(base: Path, directory: Path, uuid: UUID) -> bool:
 def _is_foreign(base: Path, directory: Path, uuid: UUID) -> bool:
     with _opened(base, directory) as parent:
         return parent is not None and _is_there(parent, directory.name) and _label(parent, directory.name) != str(uuid)
+
+
+def _labels(base: Path) -> dict[str, UUID]:
+    found: dict[str, UUID] = {}
+    for name in _listed(base):
+        if name.startswith("."):
+            continue
+        with _opened(base, base / name) as parent, suppress(ValueError):
+            found[name] = UUID((_label(parent, name) if parent is not None else None) or "")
+    return found
+
+
+def _contents(base: Path, directory: Path, uuid: UUID) -> dict[Path, list[str]]:
+    with _opened(base, directory) as parent:
+        if parent is None:
+            return {}
+        apart = _name_apart(directory, uuid)
+        places = [apart] if _is_there(parent, apart) else []
+        if _label(parent, directory.name) == str(uuid):
+            places.append(directory.name)
+    return {base / place: sorted({_plain(name) for name in os.listdir(base / place)} - {""}) for place in places}
+
+
+def _plain(name: str) -> str:
+    """The name that an entry goes by: what is half made or half removed of X is called .X.something."""
+    return name[1:].rpartition(".")[0] if name.startswith(".") else name
+
+
+def _has(base: Path, directory: Path, name: str) -> bool:
+    with _opened(base, directory) as parent:
+        if parent is None:
+            return False
+        try:
+            handle = os.open(directory.name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
+        except FileNotFoundError:
+            return False
+        try:
+            return _is_there(handle, name)
+        finally:
+            os.close(handle)
 
 
 @contextmanager
@@ -141,3 +199,16 @@ def _delete(parent: int, name: str) -> None:
     assert shutil.rmtree.avoids_symlink_attacks, "this platform can not delete a tree safely"
     with suppress(FileNotFoundError):
         shutil.rmtree(name, dir_fd=parent)
+
+
+async def listed(base: Path) -> list[str]:
+    """The names of all directories of slices under `base`, those half made and half removed too."""
+    return await trio.to_thread.run_sync(_listed, base, limiter=_limiter)
+
+
+def _listed(base: Path) -> list[str]:
+    try:
+        with os.scandir(base) as entries:
+            return sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
+    except FileNotFoundError:
+        return []

@@ -13,9 +13,10 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 import psutil
@@ -44,7 +45,14 @@ class DatabaseServer:
     """One server and its directory; `start` and `stop` may be repeated while the directory is held."""
 
     def __init__(
-        self, home: Path, programs: Path, account: Account | None, *, max_connections: int, durable: bool
+        self,
+        home: Path,
+        programs: Path,
+        account: Account | None,
+        *,
+        max_connections: int,
+        durable: bool,
+        options: Mapping[str, str],
     ) -> None:
         self.port = PORT
         self.admin_user = ADMIN
@@ -54,6 +62,7 @@ class DatabaseServer:
         self._account = account
         self._max_connections = max_connections
         self._durable = durable
+        self._options = options
         self._process: trio.Process | None = None
         self._opened: int | None = None
         self._temporary_socket: str | None = None
@@ -162,6 +171,7 @@ class DatabaseServer:
             "port": str(PORT),
             "hba_file": self._seen("pg_hba.conf"),
             "max_connections": str(self._max_connections),
+            "authentication_timeout": "10s",  # who has connected and does not log in holds a connection
             "shared_buffers": "64MB",
             "timezone": "UTC",
             "log_timezone": "UTC",
@@ -171,6 +181,7 @@ class DatabaseServer:
         if not self._durable:
             options |= {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
             options |= {"wal_level": "minimal", "max_wal_senders": "0", "min_wal_size": "32MB", "max_wal_size": "128MB"}
+        options |= self._options
         settings = [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
         return [f"{self._programs}/postgres", "-D", self._seen("data"), *settings]
 
@@ -277,17 +288,25 @@ class DatabaseServer:
 
 @asynccontextmanager
 async def embedded_postgres(
-    directory: Path, *, binaries: Path | None = None, max_connections: int = 200, durable: bool = True
+    directory: Path,
+    *,
+    binaries: Path | None = None,
+    max_connections: int = 200,
+    durable: bool = True,
+    options: Mapping[str, str] = MappingProxyType({}),
 ) -> AsyncIterator[DatabaseServer]:
     """A running server with all it owns below `directory`, made where it is missing, stopped at the end.
 
-    `durable=False` forgoes every wait for the disk: for tests. Refused `in_use`: another process holds the directory.
+    `durable=False` forgoes every wait for the disk: for tests. `options` are settings that win over ours.
+    Refused `in_use`: another process holds the directory.
     Misconfigured: no programs, or data of another version. Lost: it does not start.
     """
     with _held(directory) as home:
         account = service_account(home / "data")
         programs = await trio.to_thread.run_sync(programs_for, account, find_programs(binaries))
-        server = DatabaseServer(home, programs, account, max_connections=max_connections, durable=durable)
+        server = DatabaseServer(
+            home, programs, account, max_connections=max_connections, durable=durable, options=options
+        )
         try:
             await server.initialise()
             await server.start()

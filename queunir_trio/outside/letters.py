@@ -25,7 +25,7 @@ class Letter:
 
 
 def written(kind: str, language: str, *, email: str, link: str) -> Letter:
-    """The letter of a kind (`password_reset`, `password_changed`); KeyError for one that does not exist.
+    """The letter of a kind (a table of letters.toml); KeyError for one that does not exist.
 
     An unknown language is answered in English, a regional one (`pt-BR`) in its root.
     """

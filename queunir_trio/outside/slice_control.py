@@ -47,6 +47,14 @@ class SliceState:
     qr: dict[str, Any] | str | None
 
 
+@dataclass(frozen=True, slots=True)
+class StorageUse:
+    """Bytes of a slice's media, and how many they may be (None where nobody says)."""
+
+    used: int
+    quota: int | None
+
+
 class SliceControl:
     """Asks slices. SliceUnreachable: there was no good answer."""
 
@@ -71,6 +79,12 @@ class SliceControl:
         if not isinstance(state, str):
             raise SliceUnreachable(f"{address!r} tells no state")
         return SliceState(state, phone if isinstance(phone, str) else None, qr if isinstance(qr, dict | str) else None)
+
+    async def storage(self, address: SliceAddress) -> StorageUse | None:
+        """What its media take up; None where its image does not tell."""
+        answer = await self._ask("GET", address, "/api/status", _key(address))
+        used = _bytes(answer.get("media_bytes"))
+        return StorageUse(used, _bytes(answer.get("media_quota_bytes"))) if used is not None else None
 
     async def log_out(self, address: SliceAddress) -> None:
         """Ends the WhatsApp session, so that the phone no longer lists this device."""
@@ -121,6 +135,11 @@ async def open_slice_control() -> AsyncIterator[SliceControl]:
 
 def _key(address: SliceAddress) -> dict[str, str]:
     return {"x-slice-key": address.key}
+
+
+def _bytes(value: object) -> int | None:
+    """A number of bytes as a disk may have them; anything else a slice says is nothing."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**60 else None
 
 
 def _number(value: object) -> float | None:

@@ -61,6 +61,20 @@ async def make_admin(db: Queries, user_id: int) -> bool:
     return await db.execute("update gateway.users set is_admin = true where id = $1", user_id) == "UPDATE 1"
 
 
+async def set_suspended(db: Queries, user_id: int, suspended: bool) -> User | None:
+    """Since when an admin has closed the account, or no longer; None where there is no such user."""
+    row = await db.fetchrow(
+        f"""
+        update gateway.users u
+        set suspended_at = case when $2 then coalesce(u.suspended_at, gateway.clock()) end
+        where u.id = $1 returning {COLUMNS}
+        """,
+        user_id,
+        suspended,
+    )
+    return user_of(row) if row is not None else None
+
+
 async def count(db: Queries) -> int:
     """How many users there are."""
     number: int = await db.fetchval("select count(*) from gateway.users")

@@ -14,7 +14,8 @@ _CLAIM: Final = f"""
     ), free as (
         select id from gateway.slices
         where status = 'available' and user_id is null and managed and wanted = 'running'
-          and last_health_at > gateway.clock() - make_interval(secs => $2)
+          and last_health_at > gateway.clock() - make_interval(secs => $2) and starting_since is null
+          and id not in (select slice_id from gateway.held_slices)
           and exists (select from asker)
         order by id limit 1 for update skip locked
     ), taken as (
@@ -72,6 +73,8 @@ async def assign(db: Queries, user_id: int, slice_id: int) -> Slice:
             raise Refused("no_such_slice", "There is no such slice.")
         if wanted["status"] != Status.AVAILABLE or wanted["user_id"] is not None:
             raise Refused("not_available", "This slice is not available: choose one whose status is available.")
+        if await connection.fetchval("select true from gateway.held_slices where slice_id = $1", slice_id):
+            raise Refused("not_available", "This slice is being moved to another image: choose another, or wait.")
         await connection.execute(
             """
             update gateway.slices
@@ -94,10 +97,11 @@ async def assign(db: Queries, user_id: int, slice_id: int) -> Slice:
     return slice_of(row)
 
 
-async def release(db: Queries, slice_id: int) -> bool:
+async def release(db: Queries, slice_id: int, *, if_unwanted: bool = False) -> bool:
     """Marks the slice for destruction and takes it from its customer; whether there is such a slice.
 
     A customer who should have one then waits for another. An unmanaged slice is not ours to destroy: its row goes.
+    With `if_unwanted` nothing happens to one that is not wanted absent.
     """
     async with db.transaction() as connection:
         await connection.execute(
@@ -110,12 +114,34 @@ async def release(db: Queries, slice_id: int) -> bool:
         managed = await connection.fetchval(
             """
             update gateway.slices set status = 'destroying', wanted = 'absent', user_id = null
-            where id = $1 returning managed
+            where id = $1 and (wanted = 'absent' or not $2) returning managed
             """,
             slice_id,
+            if_unwanted,
         )
+        if managed is None:
+            return False
         await connection.execute("update gateway.users set slice_id = null where slice_id = $1", slice_id)
         if managed is False:
             await connection.execute("delete from gateway.telemetry where slice_id = $1", slice_id)
             await connection.execute("delete from gateway.slices where id = $1", slice_id)
-    return managed is not None
+    return True
+
+
+async def release_free(db: Queries, slice_id: int) -> Slice:
+    """`release`, but only where nobody has the slice; the slice as it was. Refused: `no_such_slice`, `has_customer`."""
+    async with db.transaction() as connection:
+        row = await connection.fetchrow(f"select {COLUMNS} from gateway.slices s where s.id = $1 for update", slice_id)
+        if row is None:
+            raise Refused("no_such_slice", "There is no such slice.")
+        found = slice_of(row)
+        routed: int | None = await connection.fetchval("select id from gateway.users where slice_id = $1", slice_id)
+        user_id = found.user_id or routed
+        if user_id is not None:
+            raise Refused(
+                "has_customer",
+                f"User {user_id} has this slice. Give them another with POST /admin/users/{user_id}/assign, or destroy "
+                f"it with all its data with POST /orchestrator/destroy/{slice_id}.",
+            )
+        await release(connection, slice_id)
+    return found

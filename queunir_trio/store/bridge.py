@@ -47,6 +47,17 @@ class DatabaseMissing(DatabaseUnavailable):
     """The server runs and has no database of this name."""
 
 
+class LoginRefused(DatabaseUnavailable):
+    """The server runs and does not let this role in; `by_password` where it asked for one and it was not right.
+
+    To a service that runs it is an outage like any other, for an operator may be changing roles.
+    """
+
+    def __init__(self, reason: str, *, by_password: bool) -> None:
+        super().__init__(reason)
+        self.by_password = by_password
+
+
 class NotPermitted(Exception):
     """The role lacks a right that the statement needs."""
 
@@ -282,15 +293,20 @@ async def open_database(where: DatabaseSettings, *, at_most: int = 8) -> AsyncIt
 
 @asynccontextmanager
 async def open_connection(
-    where: DatabaseSettings, *, as_admin: bool = False, database: str | None = None
+    where: DatabaseSettings, *, as_admin: bool = False, database: str | None = None, search_path: str | None = None
 ) -> AsyncIterator[Connection]:
     """One connection of its own, inside an `asyncio_loop()`; statements on it have no limit of time.
 
-    DatabaseUnavailable: it can not be opened.
+    `search_path` wins over whatever the database's owner may have set: an admin names it wherever that is not us, or
+    functions of a stranger's might be found under the names of PostgreSQL's own. DatabaseUnavailable: it can not be
+    opened.
     """
     loop = trio_asyncio.current_loop.get()
+    parameters = _parameters(where, as_admin, database)
+    if search_path is not None:
+        parameters["server_settings"]["search_path"] = search_path
     with _translated():
-        raw = await _in_asyncio(loop, _connected, _parameters(where, as_admin, database))
+        raw = await _in_asyncio(loop, _connected, parameters)
     try:
         yield Connection(raw, loop)
     finally:
@@ -395,11 +411,12 @@ def _as_json(value: object) -> str:
 _UNAVAILABLE: Final = (
     OSError,
     asyncpg.PostgresConnectionError,  # class 08
-    asyncpg.InvalidAuthorizationSpecificationError,  # class 28: while an operator changes roles
     asyncpg.InsufficientResourcesError,  # class 53: too many connections, disk full, out of memory
     asyncpg.OperatorInterventionError,  # class 57: shutting down, starting up, cancelled by an operator
     asyncpg.TransactionRollbackError,  # class 40: deadlock, serialisation
     asyncpg.IdleInTransactionSessionTimeoutError,
+    asyncpg.LockNotAvailableError,  # lock_timeout
+    asyncpg.ObjectNotInPrerequisiteStateError,  # a database that takes no connections: it is being made or removed
 )
 
 
@@ -416,8 +433,16 @@ def _translated(raw: Any = None) -> Iterator[None]:
         raise NotPermitted(str(error)) from error
     except asyncpg.InvalidCatalogNameError as error:
         raise DatabaseMissing(str(error)) from error
+    except asyncpg.InvalidAuthorizationSpecificationError as error:  # class 28
+        by_password = isinstance(error, asyncpg.InvalidPasswordError)
+        raise LoginRefused(str(error), by_password=by_password) from error
     except _UNAVAILABLE as error:
         raise DatabaseUnavailable(f"{type(error).__name__}: {error}") from error
+    except asyncpg.InternalServerError as error:
+        if not str(error).startswith("tuple concurrently"):
+            raise
+        # two have changed the same line of a catalogue, which PostgreSQL does not sort out by locks
+        raise DatabaseUnavailable(str(error)) from error
     except asyncpg.InternalClientError as error:
         # a connection that the server ended in the middle of a conversation: asyncpg lost track, so nobody goes on
         if raw is not None:

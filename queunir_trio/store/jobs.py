@@ -1,5 +1,6 @@
 """The jobs' rows: put by whoever asks, taken and reported on by the leader, read by whoever waits."""
 
+from datetime import timedelta
 from typing import Any, Final
 
 from queunir_trio.model.jobs import Job, JobState
@@ -59,6 +60,58 @@ async def newest(db: Queries, kind: str, *, slice_id: int | None = None, user_id
         user_id,
     )
     return job_of(row) if row is not None else None
+
+
+async def listed(db: Queries, limit: int) -> list[Job]:
+    """The newest jobs, the newest first."""
+    rows = await db.fetch(f"select {COLUMNS} from gateway.jobs j order by j.id desc limit $1", limit)
+    return [job_of(row) for row in rows]
+
+
+async def newest_of_slice(db: Queries, slice_id: int) -> Job | None:
+    """The newest job about this slice, whatever it does."""
+    row = await db.fetchrow(
+        f"select {COLUMNS} from gateway.jobs j where j.slice_id = $1 order by j.id desc limit 1", slice_id
+    )
+    return job_of(row) if row is not None else None
+
+
+async def result_of(db: Queries, kind: str, slice_id: int) -> dict[str, Any] | None:
+    """What the newest job of this kind about this slice came to that was done; None where none was."""
+    result: dict[str, Any] | None = await db.fetchval(
+        "select result from gateway.jobs where kind = $1 and slice_id = $2 and state = 'done' order by id desc limit 1",
+        kind,
+        slice_id,
+    )
+    return result
+
+
+async def keep_log(db: Queries, slice_id: int) -> None:
+    """The slice's step log goes with its row: jobs about it that go on keep what came of each step, as `params.log`."""
+    await db.execute(
+        """
+        update gateway.jobs set params = params || jsonb_build_object('log', (
+            select coalesce(jsonb_agg(jsonb_build_object(
+                'deed', deed, 'step', step, 'state', state, 'at', at, 'reason', detail -> 'reason') order by id), '[]')
+            from gateway.slice_steps where slice_id = $1 and state <> 'started'
+        ))
+        where slice_id = $1 and finished_at is null
+        """,
+        slice_id,
+    )
+
+
+async def ids_since(db: Queries, kind: str, age: timedelta) -> set[int]:
+    """The jobs of this kind that go on, or were done no longer than `age` ago."""
+    rows = await db.fetch(
+        """
+        select id from gateway.jobs
+        where kind = $1 and (finished_at is null or state = 'done' and finished_at > gateway.clock() - $2::interval)
+        """,
+        kind,
+        age,
+    )
+    return {row[0] for row in rows}
 
 
 async def due(db: Queries, kinds: list[str], but: list[int], limit: int) -> list[Job]:
@@ -170,9 +223,13 @@ async def postpone(db: Queries, job_id: int, error: str, retry_in_seconds: float
 
 
 async def prune(db: Queries) -> int:
-    """Forgets what was finished KEPT_DAYS ago; how many."""
+    """Forgets what was finished KEPT_DAYS ago; how many. What tells of a destroyed slice is kept for good."""
     tag = await db.execute(
-        "delete from gateway.jobs where finished_at <= gateway.clock() - make_interval(days => $1)", KEPT_DAYS
+        """
+        delete from gateway.jobs
+        where finished_at <= gateway.clock() - make_interval(days => $1) and not (kind = 'destroy' and state = 'done')
+        """,
+        KEPT_DAYS,
     )
     return int(tag.split()[-1])
 

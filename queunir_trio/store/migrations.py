@@ -4,8 +4,8 @@ The files have dbmate's form (`-- migrate:up`, a table `schema_migrations` of ve
 was done here. The gateway's files also adopt the database of the older gateway; they lose nothing of it.
 """
 
-from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -14,8 +14,9 @@ from typing import Final
 import structlog
 import trio
 
-from queunir_trio.errors import Lost, Misconfigured
+from queunir_trio.errors import Lost
 from queunir_trio.settings import DatabaseSettings
+from queunir_trio.store.access import check_login, explained, no_database
 from queunir_trio.store.adoption import mark_databases
 from queunir_trio.store.bridge import Conflict, Connection, DatabaseMissing, NotPermitted, Queries, open_connection
 from queunir_trio.store.roles import literal, quoted, scram_verifier
@@ -47,10 +48,10 @@ def migrations(of: str) -> tuple[Migration, ...]:
 async def migrate(where: DatabaseSettings) -> list[str]:
     """Makes the gateway's database, role and tables what they should be; returns the names of the files applied.
 
-    Safe to repeat and to run twice at once. Misconfigured: the admin role lacks a right. Lost: another migration
-    holds the lock for too long, or PostgreSQL is not there.
+    Safe to repeat and to run twice at once. Misconfigured: a role is not let in, or the admin role lacks a right. Lost:
+    another migration holds the lock for too long, or PostgreSQL is not there.
     """
-    with _rights_explained(where):
+    with explained(where, as_admin=True):
         await _ensure_database(where)
         async with open_connection(where, as_admin=True) as connection, _locked(connection):
             await _ensure_role(connection, where)
@@ -59,17 +60,22 @@ async def migrate(where: DatabaseSettings) -> list[str]:
             done = await _apply(connection, "gateway", migrations("gateway"))
             await mark_databases(connection)
             await _grant(connection, where)
+    await check_login(where)
     return done
 
 
 async def pending(where: DatabaseSettings) -> list[str]:
-    """The names of the files that are not applied yet; all of them where the database is missing."""
+    """The names of the files that are not applied yet; all of them where the database is missing.
+
+    Misconfigured: the admin role is not let in. Lost: PostgreSQL is not there.
+    """
     every = migrations("gateway")
-    try:
-        async with open_connection(where, as_admin=True) as connection:
-            return [migration.name for migration in await _missing(connection, "gateway", every)]
-    except (DatabaseMissing, NotPermitted):
-        return [migration.name for migration in every]
+    with explained(where, as_admin=True):
+        try:
+            async with open_connection(where, as_admin=True) as connection:
+                return [migration.name for migration in await _missing(connection, "gateway", every)]
+        except (DatabaseMissing, NotPermitted):
+            return [migration.name for migration in every]
 
 
 async def migrate_slice(connection: Connection) -> list[str]:
@@ -122,7 +128,10 @@ async def _ensure_database(where: DatabaseSettings) -> None:
         pass
     async with open_connection(where, as_admin=True, database=MAINTENANCE_DATABASE) as connection, _locked(connection):
         if not await connection.fetchval("select exists (select from pg_database where datname = $1)", where.name):
-            await connection.execute(f"create database {quoted(where.name)} template template0 encoding 'UTF8'")
+            try:
+                await connection.execute(f"create database {quoted(where.name)} template template0 encoding 'UTF8'")
+            except NotPermitted:
+                raise no_database(where) from None
             log.info("database_created", database=where.name)
 
 
@@ -138,13 +147,14 @@ async def _ensure_role(connection: Connection, where: DatabaseSettings) -> None:
 
 
 async def _grant(connection: Connection, where: DatabaseSettings) -> None:
-    """The gateway's own role reads and writes rows, and changes neither tables nor the clock."""
+    """The gateway's own role reads and writes rows, and changes neither tables nor the clock; others do not enter."""
     if where.admin_user == where.user:
         return
     role = quoted(where.user)
     async with connection.transaction():
         await connection.execute(
             f"""
+            revoke all on database {quoted(where.name)} from public;
             grant connect on database {quoted(where.name)} to {role};
             grant usage on schema gateway to {role};
             grant select, insert, update, delete on all tables in schema gateway to {role};
@@ -152,19 +162,6 @@ async def _grant(connection: Connection, where: DatabaseSettings) -> None:
             revoke insert, update, delete on gateway.clock_shift, gateway.schema_migrations from {role};
             """
         )
-
-
-@contextmanager
-def _rights_explained(where: DatabaseSettings) -> Iterator[None]:
-    try:
-        yield
-    except NotPermitted as error:
-        raise Misconfigured(
-            [
-                f"The role {where.admin_user} may not do what the migration needs ({error}): set DB_ADMIN_USER to a "
-                "role that may create databases and roles and that owns the tables, or is a member of their owner."
-            ]
-        ) from error
 
 
 def _up(name: str, text: str) -> str:

@@ -2,7 +2,7 @@
 
 A slice has a role that owns its database and can not log in, and one that logs in and owns nothing. Both roles and the
 database carry the slice's uuid as their comment: what bears another mark, or none, is somebody else's and is never
-touched.
+touched. A slice can not write a role's comment, so where the two disagree the owner's counts.
 """
 
 from contextlib import suppress
@@ -15,9 +15,10 @@ import structlog
 from queunir_trio.errors import Refused
 from queunir_trio.model.slices import Names
 from queunir_trio.settings import DatabaseSettings
-from queunir_trio.store.bridge import Connection, DatabaseMissing, open_connection
+from queunir_trio.store.bridge import Connection, DatabaseMissing, Queries, open_connection
 from queunir_trio.store.migrations import migrate_slice
 from queunir_trio.store.roles import literal, quoted, scram_verifier
+from queunir_trio.store.slice_rows import check_leader
 
 CONNECTIONS_AT_MOST: Final = 10  # of a slice's role
 LIMITS: Final = {
@@ -64,6 +65,8 @@ async def ensure_roles(where: DatabaseSettings, names: Names, password: str, uui
         await connection.execute(
             f"alter role {quoted(names.role)} login connection limit {CONNECTIONS_AT_MOST} password {verifier}"
         )
+        # a role may change its own settings, so whatever it made of them ends here
+        await connection.execute(f"alter role {quoted(names.role)} reset all")
         await _limit(connection, names.role)
         await _join(connection, names)
 
@@ -91,9 +94,17 @@ async def ensure_database(where: DatabaseSettings, names: Names, uuid: UUID) -> 
 
 
 async def ensure_schema(where: DatabaseSettings, names: Names) -> None:
-    """The tables of a slice, owned by its owner; its role reads and writes rows."""
-    async with open_connection(where, as_admin=True, database=names.database) as connection:
+    """The tables of a slice, owned by its owner; its role reads and writes rows.
+
+    Refused `conflict`: the slice may change its tables itself. What it put there, a default or a trigger, would be
+    carried out by whoever writes to them, and we come as the admin.
+    """
+    async with open_connection(where, as_admin=True, database=names.database, search_path="public") as connection:
         owner, role = quoted(names.owner), quoted(names.role)
+        if await connection.fetchval("select pg_has_role($1, $2, 'member')", names.role, names.owner):
+            raise Refused(
+                "conflict", f"{names.role} may change the tables of {names.database}: its image lays them out."
+            )
         await connection.execute(f"set role {owner}")
         await migrate_slice(connection)
         await connection.execute(
@@ -106,31 +117,37 @@ async def ensure_schema(where: DatabaseSettings, names: Names) -> None:
         )
 
 
-async def drop_database(where: DatabaseSettings, names: Names, uuid: UUID | None = None) -> None:
+async def drop_database(
+    where: DatabaseSettings, names: Names, uuid: UUID | None = None, epoch: int | None = None
+) -> None:
     """Ends every connection to the slice's database and drops it; nothing happens where there is none.
 
-    With `uuid` nothing happens either where the database of this name is not this slice's.
+    With `uuid` nothing happens either where the database of this name is not this slice's. With `epoch`, StaleLeader:
+    another leads by now, and nothing was dropped.
     """
     database = quoted(names.database)
     async with open_connection(where, as_admin=True) as connection:
         found = await _database(connection, names.database)
         if found is None or not await _is_ours(connection, found, names, uuid):
             return
+        await _check(connection, epoch)
         with suppress(DatabaseMissing):
             # clients that connect again and again can not come between
             await connection.execute(f"alter database {database} with allow_connections false")
+        await _check(connection, epoch)
         await connection.execute(f"drop database if exists {database} with (force)")
 
 
-async def drop_roles(where: DatabaseSettings, names: Names, uuid: UUID | None = None) -> None:
+async def drop_roles(where: DatabaseSettings, names: Names, uuid: UUID | None = None, epoch: int | None = None) -> None:
     """Drops the slice's roles, whose database is gone; nothing happens where there are none.
 
-    With `uuid` nothing happens either to a role that is not this slice's.
+    With `uuid` nothing happens either to a role that is not this slice's. With `epoch`, StaleLeader as above.
     """
     async with open_connection(where, as_admin=True) as connection, connection.transaction():
         for role in (names.role, names.owner):
             found = await _role(connection, role)
             if found is not None and uuid in (None, found.uuid):
+                await _check(connection, epoch)
                 await connection.execute(f"drop role if exists {quoted(role)}")
 
 
@@ -144,10 +161,10 @@ async def exists(where: DatabaseSettings, names: Names, uuid: UUID | None = None
             """
             select name from (
                 select 'database ' || d.datname as name, coalesce(
-                    shobj_description(d.oid, 'pg_database'),
-                    -- cut off before it was marked: its owner tells whose it is
+                    -- cut off before it was marked, or marked anew by the slice: its owner tells whose it is
                     (select shobj_description(o.oid, 'pg_authid') from pg_roles o
-                     where o.oid = d.datdba and o.rolname = $4)
+                     where o.oid = d.datdba and o.rolname = $4),
+                    shobj_description(d.oid, 'pg_database')
                 ) as mark
                 from pg_database d where d.datname = $1
                 union all
@@ -160,6 +177,26 @@ async def exists(where: DatabaseSettings, names: Names, uuid: UUID | None = None
             names.owner,
         )
     return [row[0] for row in rows]
+
+
+async def _check(connection: Connection, epoch: int | None) -> None:
+    """StaleLeader: another leads by now. Asked on the very connection that is about to act."""
+    if epoch is not None:
+        await check_leader(connection, epoch)
+
+
+async def listed(db: Queries) -> list[tuple[str, str, int]]:
+    """Everything on the server that has the name of a slice's database or role: what it is, its name, its number."""
+    rows = await db.fetch(
+        r"""
+        select kind, name, substring(name from '[0-9]+')::int from (
+            select 'database' as kind, datname::text as name from pg_database
+            union all
+            select 'role', rolname::text from pg_roles
+        ) found where name ~ '^wa_slice_[1-9][0-9]{0,5}(_owner)?$' order by kind, name
+        """
+    )
+    return [(row[0], row[1], row[2]) for row in rows]
 
 
 async def _role(connection: Connection, name: str) -> _Found | None:
@@ -181,16 +218,17 @@ async def _database(connection: Connection, name: str) -> _Found | None:
 
 
 async def _is_ours(connection: Connection, database: _Found, names: Names, uuid: UUID | None) -> bool:
-    """Whether the database bears the slice's mark, or was made for it a moment before a crash.
+    """Whether the database belongs to the slice's own owner or, as long as it has none, bears the slice's mark.
 
-    It is made first and marked then; its owner, marked in one transaction with being made, is this slice's alone.
+    The owner is marked in one transaction with being made, the database a moment later; and a slice that acts as its
+    owner can write its database's mark, but no role's.
     """
-    if uuid is None or database.uuid == uuid:
+    if uuid is None:
         return True
-    if database.mark is not None or database.owner != names.owner:
-        return False
     owner = await _role(connection, names.owner)
-    return owner is not None and owner.uuid == uuid
+    if database.owner == names.owner and owner is not None and owner.uuid is not None:
+        return owner.uuid == uuid
+    return database.uuid == uuid
 
 
 def _conflict(found: _Found) -> Refused:

@@ -9,14 +9,21 @@ from datetime import datetime
 from typing import Final
 
 from queunir_trio.model.slices import TRANSITIONS, Slice, Status, Wanted, port_of
+from queunir_trio.store import jobs
 from queunir_trio.store.assignments import assign as assign
 from queunir_trio.store.assignments import claim as claim
 from queunir_trio.store.assignments import release as release
+from queunir_trio.store.assignments import release_free as release_free
 from queunir_trio.store.assignments import waiting_users as waiting_users
 from queunir_trio.store.bridge import Queries, Record
+from queunir_trio.store.health import begin_start as begin_start
+from queunir_trio.store.health import fail_start as fail_start
+from queunir_trio.store.health import healthy as healthy
+from queunir_trio.store.health import is_starting as is_starting
+from queunir_trio.store.health import record_health as record_health
 from queunir_trio.store.slice_rows import COLUMNS as COLUMNS
-from queunir_trio.store.slice_rows import HEALTHY_FOR, changed
 from queunir_trio.store.slice_rows import StaleLeader as StaleLeader
+from queunir_trio.store.slice_rows import changed
 from queunir_trio.store.slice_rows import slice_of as slice_of
 from queunir_trio.store.steps import StepRow as StepRow
 from queunir_trio.store.steps import begin_step as begin_step
@@ -67,14 +74,6 @@ async def listed(db: Queries) -> list[Slice]:
     return [slice_of(row) for row in await db.fetch(f"select {COLUMNS} from gateway.slices s order by s.id")]
 
 
-async def healthy(db: Queries) -> set[int]:
-    """The ids of the slices that answered lately."""
-    rows = await db.fetch(
-        "select id from gateway.slices where last_health_at > gateway.clock() - make_interval(secs => $1)", HEALTHY_FOR
-    )
-    return {row["id"] for row in rows}
-
-
 async def counts(db: Queries) -> dict[str, int]:
     """How many slices stand where: every status has its number."""
     rows = await db.fetch("select status, count(*) from gateway.slices group by status")
@@ -114,6 +113,19 @@ async def move(
     )
 
 
+async def retire(db: Queries, slice_id: int, epoch: int | None = None) -> bool:
+    """Marks a slice for destruction that stands warm and never had a customer; False where it does not (any more)."""
+    return await changed(
+        db,
+        """
+        update gateway.slices set status = 'destroying', wanted = 'absent'
+        where id = $1 and status = 'available' and user_id is null and managed
+        """,
+        epoch,
+        slice_id,
+    )
+
+
 async def set_wanted(db: Queries, slice_id: int, wanted: Wanted, *, epoch: int | None = None) -> bool:
     """Whether there is such a slice."""
     return await changed(db, "update gateway.slices set wanted = $2 where id = $1", epoch, slice_id, wanted.value)
@@ -122,13 +134,6 @@ async def set_wanted(db: Queries, slice_id: int, wanted: Wanted, *, epoch: int |
 async def set_image(db: Queries, slice_id: int, image: str, *, epoch: int | None = None) -> bool:
     """What the slice is made from, from now on. Whether there is such a slice."""
     return await changed(db, "update gateway.slices set image = $2 where id = $1", epoch, slice_id, image)
-
-
-async def record_health(db: Queries, slice_ids: Iterable[int]) -> None:
-    """These slices have just answered that they are well."""
-    await db.execute(
-        "update gateway.slices set last_health_at = gateway.clock() where id = any($1::int[])", list(slice_ids)
-    )
 
 
 async def record_states(db: Queries, states: Iterable[tuple[int, str | None, bool, str | None]]) -> None:
@@ -179,12 +184,17 @@ async def clear_failure(db: Queries, slice_id: int, epoch: int | None = None) ->
 
 
 async def remove(db: Queries, slice_id: int, epoch: int | None = None) -> bool:
-    """Deletes the row, its telemetry and its steps, once all it stood for is proven gone."""
+    """Deletes the row, its telemetry and its steps, once all it stood for is proven gone.
+
+    False: there is no such slice, or it is neither to be destroyed nor to be undone (any more).
+    """
+    going = "update gateway.slices set wanted = 'absent' where id = $1 and status in ('destroying', 'failed')"
     async with db.transaction() as connection:
-        if not await changed(connection, "update gateway.slices set wanted = 'absent' where id = $1", epoch, slice_id):
+        if not await changed(connection, going, epoch, slice_id):
             return False
         await connection.execute("update gateway.users set slice_id = null where slice_id = $1", slice_id)
         await connection.execute("delete from gateway.telemetry where slice_id = $1", slice_id)
+        await jobs.keep_log(connection, slice_id)
         await connection.execute("delete from gateway.slice_steps where slice_id = $1", slice_id)
         await connection.execute("delete from gateway.slices where id = $1", slice_id)
     return True

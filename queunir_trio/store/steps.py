@@ -59,6 +59,20 @@ async def newest(db: Queries, slice_id: int) -> StepRow | None:
     return StepRow(*row) if row is not None else None
 
 
+async def making(db: Queries) -> list[str]:
+    """The step that each slice which is being made began last."""
+    rows = await db.fetch(
+        """
+        select newest.step from gateway.slices s, lateral (
+            select step from gateway.slice_steps t
+            where t.slice_id = s.id and t.deed = 'provision' and t.state = 'started' order by t.id desc limit 1
+        ) newest
+        where s.status = 'provisioning' and s.wanted = 'running'
+        """
+    )
+    return [row[0] for row in rows]
+
+
 async def _add(
     db: Queries, slice_id: int, deed: str, step: str, state: str, detail: dict[str, Any] | None, epoch: int | None
 ) -> None:

@@ -58,7 +58,7 @@ async def register_slice(data: NewSlice) -> tuple[AdminSliceAnswer, int]:
         sentence = "This is the gateway's own port."
         raise Refused("invalid_fields", sentence, {"port": sentence})
     slice_ = await assignment.register_unmanaged(world.db, THIS_MACHINE, data.port)
-    await _note(actor, "slice_registered", f"slice:{slice_.id}", {"port": data.port})
+    await note(actor, "slice_registered", f"slice:{slice_.id}", {"port": data.port})
     return AdminSliceAnswer(slice=admin_slice_of(slice_, world.settings)), 201
 
 
@@ -79,12 +79,12 @@ async def assign_slice(user_id: int, data: Assignment) -> AdminSliceAnswer:
     slice_ = await assignment.assign(world.db, user_id, data.slice_id)
     world.routes.forget_user(user_id)
     world.routes.forget_slice(slice_.id)
-    await _note(actor, "slice_assigned", f"user:{user_id}", {"slice_id": slice_.id})
+    await note(actor, "slice_assigned", f"user:{user_id}", {"slice_id": slice_.id})
     return AdminSliceAnswer(slice=admin_slice_of(slice_, world.settings))
 
 
-async def _note(actor: str, action: str, target: str, detail: dict[str, Any]) -> None:
-    """Into the audit log, and into ours."""
+async def note(actor: str, action: str, target: str, detail: dict[str, Any]) -> None:
+    """What an admin changed, into the audit log and into ours."""
     world = the_world()
     await audit.record(world.db, actor, action, target, detail, identity.client_address())
     log.info("admin_changed", actor=actor, action=action, target=target)

@@ -16,7 +16,9 @@ from quart_trio import QuartTrio
 from werkzeug.exceptions import NotFound
 
 from queunir_trio import __version__
+from queunir_trio.web.account import account
 from queunir_trio.web.admin import admin
+from queunir_trio.web.admin_slices import admin_slices
 from queunir_trio.web.auth import auth
 from queunir_trio.web.bodies import BODY_AT_MOST, JsonRequest
 from queunir_trio.web.described import ADMIN_KEY, SESSION
@@ -25,7 +27,9 @@ from queunir_trio.web.errors import explain_errors
 from queunir_trio.web.health import health
 from queunir_trio.web.identity import COOKIE
 from queunir_trio.web.openapi import DESCRIPTION, PUBLIC_NAME, TAGS, Described
+from queunir_trio.web.orchestrator import orchestrator
 from queunir_trio.web.pages import pages
+from queunir_trio.web.rollout import rollout
 from queunir_trio.web.world import World
 
 ANSWERED_WITHIN: Final = 110.0  # seconds for a handler; the front waits a little longer
@@ -66,7 +70,7 @@ def make_app(world: World) -> GatewayApp:
     app.before_request(_read_body)
     app.after_request(_add_headers)
     explain_errors(app)
-    for part in (auth, admin, health, pages):
+    for part in (auth, account, admin, admin_slices, orchestrator, rollout, health, pages):
         app.register_blueprint(part)
     _describe(app)
     app.asgi_app = Edge(cast(Asgi, app.asgi_app))  # type: ignore[method-assign,assignment]
@@ -107,6 +111,8 @@ async def _read_body() -> ResponseReturnValue | None:
 
 
 async def _add_headers(response: ResponseTypes) -> ResponseTypes:
+    if response.status_code == 204:
+        response.headers.pop("Content-Type", None)  # of nothing there is no type
     for name, value in DEFAULT_HEADERS.items():
         response.headers.setdefault(name, value)
     return response

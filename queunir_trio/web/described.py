@@ -9,6 +9,7 @@ SESSION: Final = "session"
 ADMIN_KEY: Final = "admin_key"
 ERRORS_ATTRIBUTE: Final = "_error_codes"
 EMPTY_ATTRIBUTE: Final = "_answers_nothing"
+FILE_ATTRIBUTE: Final = "_answers_file"
 
 Route = TypeVar("Route", bound=Callable[..., Any])
 
@@ -31,3 +32,13 @@ def answers_nothing(route: Route) -> Route:
     """The route answers 204 without a body."""
     setattr(route, EMPTY_ATTRIBUTE, True)
     return route
+
+
+def answers_file(media_type: str) -> Callable[[Route], Route]:
+    """The route answers with a file of this type, or parts of it."""
+
+    def describe(route: Route) -> Route:
+        setattr(route, FILE_ATTRIBUTE, media_type)
+        return route
+
+    return describe

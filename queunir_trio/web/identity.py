@@ -14,7 +14,7 @@ from queunir_trio.logs import about
 from queunir_trio.model.accounts import is_token, token_hash
 from queunir_trio.model.routing import SessionFacts
 from queunir_trio.operations.signing_in import Visitor
-from queunir_trio.store import events, sessions
+from queunir_trio.store import sessions
 from queunir_trio.web.errors import TryLater
 from queunir_trio.web.world import World, the_world
 from queunir_trio.wire.forwarding import session_token, session_tokens
@@ -86,20 +86,11 @@ async def session_or_none() -> SessionFacts | None:
     facts = await sessions.facts(world.db, hashed) if hashed else None
     if facts is None:
         clear_cookie()
-        await _count_unknown(world)
+        if hashed is not None:
+            world.guesses.unknown_token(client_address())
         return None
     about(user_id=facts.user.id, slice_id=facts.user.slice_id)
     return facts
-
-
-async def _count_unknown(world: World) -> None:
-    """One expired cookie is nothing; many unknown ones from one place are somebody who guesses."""
-    address = client_address()
-    key = address_key(address)
-    if world.throttles.unknown_tokens.take(key) == 0 or world.throttles.unknown_token_alerts.take(key) > 0:
-        return
-    log.warning("unknown_tokens")
-    await events.record(world.db, "unknown_tokens", "warning", {"address": address})
 
 
 def give_cookie(token: str, seconds: float) -> None:

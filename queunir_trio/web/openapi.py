@@ -10,7 +10,7 @@ from typing import Any, Final
 from quart_schema.openapi import OpenAPIProvider
 from werkzeug.routing import BaseConverter, Rule, UUIDConverter
 
-from queunir_trio.web.described import ADMIN_KEY, EMPTY_ATTRIBUTE, ERRORS_ATTRIBUTE, SESSION
+from queunir_trio.web.described import ADMIN_KEY, EMPTY_ATTRIBUTE, ERRORS_ATTRIBUTE, FILE_ATTRIBUTE, SESSION
 from queunir_trio.web.errors import STATUSES
 from queunir_trio.web.schemas import Error
 
@@ -27,8 +27,10 @@ TAGS: Final = {
     "accounts": "Signing up, logging in, and who is logged in where.",
     "passwords": "Forgotten and changed passwords.",
     "workspace": "What is carried to the customer's own slice, and what it tells as it happens.",
+    "leaving": "Taking one's data along, and having everything removed.",
     "health": "How the service and its slices are.",
     "administration": "For operators, with the admin key, and for users who are admins.",
+    "orchestrator": "Slices made and removed to order, and how all of them stand: for operators, with the admin key.",
 }
 _STATUSES: Final = {**STATUSES, "busy": 503, "unavailable": 503, "internal_error": 500, "csrf": 403} | {
     "no_slice": 503,
@@ -99,6 +101,10 @@ def _complete(operation: Document, method: str, route: Callable[..., Any]) -> No
     answers = operation["responses"] = {str(status): answer for status, answer in operation["responses"].items()}
     if getattr(route, EMPTY_ATTRIBUTE, False):
         answers["204"] = {"description": "Done; there is nothing to say."}
+    if (media_type := getattr(route, FILE_ATTRIBUTE, None)) is not None:
+        content: Document = {media_type: {"schema": {"type": "string", "format": "binary"}}}
+        answers["200"] = {"description": "The file.", "content": content}
+        answers["206"] = {"description": "The part of it that was asked for.", "content": content}
     codes = [*getattr(route, ERRORS_ATTRIBUTE, ())]
     if "requestBody" in operation:
         operation["requestBody"]["required"] = True

@@ -29,7 +29,7 @@ pages.add_app_template_filter(prose)
 @hide
 async def show_index() -> Response:
     """What this is."""
-    return await _page("index.html", styles=("page.css",), title=PRODUCT, product=PRODUCT, version=__version__)
+    return await page("index.html", styles=("page.css",), title=PRODUCT, product=PRODUCT, version=__version__)
 
 
 @pages.get("/docs")
@@ -40,7 +40,7 @@ async def show_reference() -> Response:
     if made is None:
         schema = cast(QuartSchema, current_app.extensions["QUART_SCHEMA"])
         document = schema.openapi_provider.schema()
-        page = await _page(
+        made_page = await page(
             "docs.html",
             styles=("page.css", "docs.css"),
             title=f"{document['info']['title']}: reference",
@@ -48,7 +48,7 @@ async def show_reference() -> Response:
             groups=groups_of(document),
             models=models_of(document),
         )
-        made = (await page.get_data(as_text=False), page.headers["Content-Security-Policy"])
+        made = (await made_page.get_data(as_text=False), made_page.headers["Content-Security-Policy"])
         current_app.extensions[_REFERENCE] = made
     return _answer(*made)
 
@@ -57,20 +57,25 @@ async def show_reference() -> Response:
 @hide
 async def show_reset_password() -> Response:
     """Where the link in a mail leads. Looking changes nothing: the page posts the secret when a person says so."""
+    return await spoken_page("reset_password", script="reset_password.js")
+
+
+@pages.get("/export")
+@hide
+async def show_export_page() -> Response:
+    """Where the letter about an export leads; who is logged in can ask for one here, and download it."""
+    return await spoken_page("export", script="export.js")
+
+
+async def spoken_page(name: str, *, script: str | None = None, **values: Any) -> Response:
+    """The page `name` in the visitor's language, with the phrases of the file of its name."""
     language = request.accept_languages.best_match(LANGUAGES, DEFAULT_LANGUAGE)
-    says = _phrases()[language]
-    return await _page(
-        "reset_password.html",
-        styles=("page.css",),
-        script="reset_password.js",
-        title=says["title"],
-        product=PRODUCT,
-        language=language,
-        says=says,
-    )
+    says = _phrases(name)[language]
+    more = {"title": says["title"], "product": PRODUCT, "language": language, "says": says, **values}
+    return await page(f"{name}.html", styles=("page.css",), script=script, **more)
 
 
-async def _page(template: str, *, styles: tuple[str, ...], script: str | None = None, **values: Any) -> Response:
+async def page(template: str, *, styles: tuple[str, ...], script: str | None = None, **values: Any) -> Response:
     style = "\n".join(_text(name) for name in styles)
     program = _text(script) if script else ""
     body = await render_template(template, style=Markup(style), script=Markup(program), **values)  # noqa: S704  our own files
@@ -102,5 +107,5 @@ def _text(name: str) -> str:
 
 
 @cache
-def _phrases() -> dict[str, dict[str, str]]:
-    return tomllib.loads(_text("reset_password.toml"))
+def _phrases(name: str) -> dict[str, dict[str, str]]:
+    return tomllib.loads(_text(f"{name}.toml"))

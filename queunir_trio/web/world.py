@@ -6,7 +6,10 @@ from typing import Protocol, cast
 
 from quart import current_app
 
+from queunir_trio.live.guesses import Guesses
+from queunir_trio.live.jobs import JobNews
 from queunir_trio.live.throttle import Throttles
+from queunir_trio.operations.steps import Resources
 from queunir_trio.outside.passwords import Hasher
 from queunir_trio.settings import Settings
 from queunir_trio.store.bridge import Database
@@ -42,9 +45,12 @@ class World:
     routes: RouteMemory
     hasher: Hasher
     throttles: Throttles
+    guesses: Guesses
     uptime: Callable[[], float]  # seconds
     connectors: Callable[[], ConnectorCounts]
     metrics: Callable[[], bytes]  # in Prometheus' text format
+    resources: Resources  # what deeds on slices work with; here only looked at
+    job_news: JobNews
 
 
 def the_world() -> World:

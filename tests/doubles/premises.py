@@ -1,5 +1,6 @@
 """A place for deeds on slices: a real database, slices as stub processes, and a way to see what is left of them."""
 
+import shutil
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -49,6 +50,8 @@ class Answers:
     def __init__(self) -> None:
         self.health_fails: Exception | None = None
         self.state_fails: Exception | None = None
+        self.log_out_fails: Exception | None = None
+        self.logged_out: list[int] = []
         self.asked: list[int] = []
 
     async def health(self, address: SliceAddress) -> Health:
@@ -63,6 +66,12 @@ class Answers:
         if self.state_fails is not None:
             raise self.state_fails
         return SliceState("qr", None, None)
+
+    async def log_out(self, address: SliceAddress) -> None:
+        await trio.lowlevel.checkpoint()
+        if self.log_out_fails is not None:
+            raise self.log_out_fails
+        self.logged_out.append(address.slice_id)
 
 
 @dataclass
@@ -101,6 +110,16 @@ class Premises:
             "instances": [found.num for found in await self.resources.runtime.listed()],
         }
 
+    async def clear(self) -> None:
+        """Leaves nothing of what there was but the numbers that were given out."""
+        for found in await self.resources.runtime.listed():
+            await self.resources.runtime.remove(found.num, found.uuid)
+        await _drop_all(self.resources.where)
+        shutil.rmtree(self.data_dir / "slices", ignore_errors=True)
+        await self.db.execute("update gateway.users set slice_id = null; update gateway.slices set user_id = null")
+        for table in ("slice_steps", "events", "users", "slices"):
+            await self.db.execute(f"delete from gateway.{table}")
+
     async def events(self) -> list[str]:
         return [row["kind"] for row in await self.db.fetch("select kind from gateway.events order by id")]
 
@@ -138,12 +157,16 @@ async def open_premises(
             yield Premises(resources, reached, data_dir)
         finally:
             await runtime.stop_all(within=1)
-            async with open_connection(where, as_admin=True) as connection:
-                left = await _left(connection)
-                for name in sorted(left):
-                    await connection.execute(f"drop database if exists {quoted(name)} with (force)")
-                for name in sorted(left):
-                    await connection.execute(f"drop role if exists {quoted(name)}")
+            await _drop_all(where)
+
+
+async def _drop_all(where: DatabaseSettings) -> None:
+    async with open_connection(where, as_admin=True) as connection:
+        left = await _left(connection)
+        for name in sorted(left):
+            await connection.execute(f"drop database if exists {quoted(name)} with (force)")
+        for name in sorted(left):
+            await connection.execute(f"drop role if exists {quoted(name)}")
 
 
 async def _left(connection) -> set[str]:

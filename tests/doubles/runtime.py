@@ -1,17 +1,22 @@
 """A home of slices that exists in memory only, and is slow, dead or a liar when told to be."""
 
-from collections.abc import Collection
+from collections.abc import AsyncGenerator, Collection, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import trio
 
+from queunir_trio.outside.archives import tar_of
+from queunir_trio.outside.runtimes import own_files
 from queunir_trio.outside.runtimes.contract import (
+    PARTS,
     STOPPED_WITHIN,
     Instance,
     InstanceConflict,
     InstanceSpec,
     PortTaken,
     RuntimeUnavailable,
+    Usage,
 )
 
 
@@ -21,6 +26,7 @@ class MemoryRuntime:
     def __init__(self) -> None:
         self.instances: dict[int, Instance] = {}
         self.specs: dict[int, InstanceSpec] = {}
+        self.written: dict[int, list[str]] = {}  # what each wrote, line by line
         self.started: list[int] = []  # the numbers that were really started, in order
         self.slow = 0.0
         self.dead = False
@@ -53,6 +59,39 @@ class MemoryRuntime:
         self.started.append(spec.num)
         self._answer()
         return self.instances[spec.num]
+
+    async def replace(self, spec: InstanceSpec) -> Instance:
+        await self._asked()
+        found = self.instances.get(spec.num)
+        if found is not None and found.running and found.uuid != spec.uuid:
+            raise InstanceConflict(spec.num)
+        if found is not None and found.image != spec.image:
+            del self.instances[spec.num]
+        return await self.ensure(spec)
+
+    async def logs(self, num: int, uuid: object, lines: int = 200) -> list[str]:
+        await self._asked()
+        found = self.instances.get(num)
+        return self.written.get(num, [])[-lines:] if found is not None and found.uuid == uuid else []
+
+    async def image_id(self, image: str) -> str | None:
+        await self._asked()
+        return image
+
+    async def measure(self, directories: Sequence[Path]) -> dict[Path, Usage]:
+        await self._asked()
+        return await own_files.measure(directories)
+
+    async def copy(self, directory: Path, source: str, target: str) -> None:
+        await self._asked()
+        await own_files.copy(directory, source, target)
+
+    def archive(self, directory: Path, part: str) -> AsyncGenerator[bytes, None]:
+        return tar_of(directory, part)
+
+    async def erase(self, directory: Path, names: Collection[str] = PARTS) -> None:
+        await self._asked()
+        await own_files.erase(directory, names)
 
     async def stop(self, num: int, uuid: object, within: float = STOPPED_WITHIN) -> None:
         await self._asked()

@@ -19,6 +19,8 @@ from typing import Any
 import pytest
 import trio
 
+from tests.docker_engine import outward
+
 HERE = Path(__file__).parent
 NODE = HERE / "node"
 STARTS_WITHIN = 20.0  # seconds
@@ -102,5 +104,6 @@ def node_command() -> list[str]:
     with open(Path(tempfile.gettempdir()) / f"queunir-node-{name}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # every worker of a test run comes here
         if not (NODE / "node_modules" / "socket.io").is_dir():
-            subprocess.run([npm, "ci", "--no-audit", "--no-fund"], cwd=NODE, check=True, stdout=subprocess.DEVNULL)
+            install = outward([npm, "ci", "--no-audit", "--no-fund"])
+            subprocess.run(install, cwd=NODE, check=True, stdout=subprocess.DEVNULL)
     return [node, str(NODE / "server.mjs")]

@@ -7,7 +7,9 @@ import socket
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ import psutil
 import pytest
 import trio
 
+from queunir_trio.settings import DatabaseSettings
 from tests.journeys.browser import Browser
 
 READY_WITHIN = 60.0  # seconds
@@ -153,14 +156,45 @@ async def test_a_port_that_is_taken_is_a_sentence(demo: Demo) -> None:
     assert demo.left() == []
 
 
+@pytest.mark.parametrize("port", ["99999", "-1", "http"])
+def test_a_port_that_is_none_is_a_fault_of_the_option_that_named_it(port: str) -> None:
+    done = run("demo", "--port", port)
+    assert done.returncode == 2
+    assert "--port" in done.stdout + done.stderr
+    assert "PORT" not in done.stdout + done.stderr
+
+
+def test_a_password_that_is_wrong_ends_the_service_at_once(database_settings: DatabaseSettings) -> None:
+    where = replace(database_settings, password="wrong")
+    began = time.monotonic()
+    done = run(
+        "serve",
+        ADMIN_KEY="k" * 32,
+        SLICE_DB_PASSWORD="x",
+        SLICE_RUNTIME="process",
+        DB_HOST=where.host,
+        DB_PORT=str(where.port),
+        DB_NAME=where.name,
+        DB_USER=where.user,
+        DB_PASSWORD=where.password,
+        DB_ADMIN_USER=where.admin_user,
+        DB_ADMIN_PASSWORD=where.admin_password,
+    )
+    assert done.returncode == 2
+    assert time.monotonic() - began < 30
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("queunir-trio: ")]
+    assert "check DB_USER and DB_PASSWORD." in line
+
+
 async def test_a_service_that_waits_for_its_database_can_be_stopped() -> None:
     environment = {"PATH": os.environ["PATH"], "ADMIN_KEY": "k" * 32, "SLICE_DB_PASSWORD": "x", "DB_HOST": "/nowhere"}
     environment["SLICE_RUNTIME"] = "process"
     process = begin_serve(environment)
     with trio.fail_after(READY_WITHIN):
         assert process.stderr is not None
-        while "database_awaited" not in await trio.to_thread.run_sync(process.stderr.readline):
+        while "database_awaited" not in (line := await trio.to_thread.run_sync(process.stderr.readline)):
             pass
+        assert "DB_HOST" in line
         process.send_signal(signal.SIGTERM)
         await trio.to_thread.run_sync(process.communicate)
     assert process.returncode == 0
@@ -183,12 +217,14 @@ def test_serve_without_settings_says_one_line_for_each_and_exits_with_2() -> Non
 
 
 def test_what_is_not_there_yet_is_refused_and_not_ignored() -> None:
-    good = {"ADMIN_KEY": "k" * 32, "SLICE_DB_PASSWORD": "x", "SLICE_RUNTIME": "docker"}
-    refused = run("serve", **good)
+    assert run("demo", "--billing").returncode == 1
+
+
+def test_a_demo_in_containers_without_docker_says_one_line(tmp_path: Path) -> None:
+    refused = run("demo", "--data", str(tmp_path), "--slices", "docker", DOCKER_HOST=f"unix://{tmp_path}/none.sock")
     assert refused.returncode == 2
-    assert "SLICE_RUNTIME" in refused.stderr
-    for option in (("--slices", "docker"), ("--billing",)):
-        assert run("demo", *option).returncode == 1
+    assert len(refused.stderr.splitlines()) == 1
+    assert "DOCKER_HOST" in refused.stderr
 
 
 def test_a_database_that_can_not_be_reached_is_a_sentence() -> None:
@@ -196,6 +232,7 @@ def test_a_database_that_can_not_be_reached_is_a_sentence() -> None:
     done = run("migrate", "--check", **environment)
     assert done.returncode == 1
     assert done.stderr.startswith("queunir-trio: ")
+    assert "check DB_HOST and DB_PORT" in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -204,3 +241,10 @@ def test_every_command_explains_itself(arguments: tuple[str, ...]) -> None:
     done = run(*arguments)
     assert done.returncode == 0
     assert "Usage" in done.stdout
+
+
+def test_the_demo_says_what_its_options_need() -> None:
+    said = " ".join(run("demo", "--help").stdout.replace("│", " ").split())
+    assert "process needs nothing more." in said
+    assert "docker needs a Docker daemon" in said
+    assert "--billing" in said

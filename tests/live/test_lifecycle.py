@@ -7,7 +7,7 @@ from uuid import UUID
 import pytest
 import trio
 
-from queunir_trio.live import attempts, filling, reconciler
+from queunir_trio.live import attempts, deeds, filling, reconciler
 from queunir_trio.model.slices import Slice, Status, Wanted
 from queunir_trio.operations import destruction, provisioning, suspension
 from queunir_trio.outside.slice_control import SliceUnreachable
@@ -162,21 +162,16 @@ async def test_of_wishes_that_come_while_one_is_carried_out_the_last_one_wins(
             await WISHES[wish](place, row.id)
             made.nudge()
         runtime.may_go_on.set()
-        await eventually(stand(place, *([stands] if stands else [])))
-        await eventually(runs(place, stands is Status.ASSIGNED))
-        await eventually(idle(made))
-        assert bool(await running(place)) is (stands is Status.ASSIGNED)
+        stand_so = stand(place, *([stands] if stands else []))
+
+        async def is_settled() -> bool:
+            agrees = bool(await running(place)) is (stands is Status.ASSIGNED)
+            return agrees and await stand_so() and made.is_idle
+
+        await eventually(is_settled)
     if stands is None:
         assert await place.databases_and_roles() == set()
         assert place.directories() == []
-
-
-def idle(made: reconciler.Reconciler) -> Callable[[], Awaitable[bool]]:
-    async def check() -> bool:
-        await trio.lowlevel.checkpoint()
-        return made.is_idle
-
-    return check
 
 
 async def test_a_new_slice_is_made_while_another_is_being_destroyed(place: Premises, quick: None) -> None:
@@ -218,7 +213,7 @@ async def test_a_wish_by_the_column_alone_that_is_taken_back_in_time_destroys_no
     assert (await place.only_row()).status is Status.AVAILABLE
 
 
-async def test_a_customers_slice_that_keeps_ending_is_started_ever_more_rarely(
+async def test_a_slice_that_keeps_ending_says_so_in_its_row_until_a_restart_goes_well(
     place: Premises, quick: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place = sized(place, at_least=0)
@@ -239,8 +234,34 @@ async def test_a_customers_slice_that_keeps_ending_is_started_ever_more_rarely(
         await suspension.restart(place.db, row.id)
         made.nudge()
         await eventually(is_forgiven)
-    pauses = [attempts.pause_after(count, reconciler.TRIED_AGAIN_AFTER) for count in (1, 5, 20)]
-    assert pauses == sorted(pauses)
+
+
+async def test_after_a_boot_only_some_start_at_a_time(
+    place: Premises, quick: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deeds, "STAGGERED_BY", 0.01)
+    place = sized(place, at_least=0, at_most=10)
+    for _ in range(10):
+        await available(place)
+    starting = most = 0
+
+    class Counting(MemoryRuntime):
+        async def ensure(self, spec):
+            nonlocal starting, most
+            starting += 1
+            most = max(most, starting)
+            await trio.sleep(0.02)
+            starting -= 1
+            return await super().ensure(spec)
+
+    booted = sized(place.with_doubles(Counting()), at_least=0, at_most=10)
+
+    async def all_run() -> bool:
+        return len(await running(booted)) == 10
+
+    async with reconciling(booted):
+        await eventually(all_run, within=20)
+    assert most == deeds.STARTS_AT_ONCE
 
 
 # --- the pool ---------------------------------------------------------------------------------------------------------

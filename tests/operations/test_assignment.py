@@ -60,6 +60,41 @@ async def test_twenty_claims_on_five_slices_give_five_people_one_each(place: Pre
     assert len(await slices.waiting_users(place.db, False)) == 15
 
 
+async def test_a_burst_of_sign_ups_while_the_queue_is_served_gives_nobody_two_and_nothing_twice(
+    place: Premises,
+) -> None:
+    await warm(place, 5)
+    waiting = await users(place, 10)
+    went_empty: list[int] = []
+
+    async def sign_up(number: int) -> None:
+        async with place.db.transaction() as connection:
+            user_id = await connection.fetchval(
+                "insert into gateway.users (email) values ($1) returning id", f"burst{number}@example.com"
+            )
+            if await assignment.claim_for_new_user(connection, user_id) is None:
+                went_empty.append(user_id)
+
+    async def serve() -> None:
+        await assignment.serve_waiting(place.db, billing_enabled=False)
+
+    async with trio.open_nursery() as nursery:
+        for number in range(10):
+            nursery.start_soon(sign_up, number)
+            if number % 5 == 0:
+                nursery.start_soon(serve)
+    owners = [row.user_id for row in await slices.listed(place.db)]
+    assert None not in owners
+    assert len(set(owners)) == 5
+    routed = await place.db.fetch("select id, slice_id from gateway.users where slice_id is not null")
+    assert {(row["id"], row["slice_id"]) for row in routed} == {
+        (row.user_id, row.id) for row in await slices.listed(place.db)
+    }
+    still = await slices.waiting_users(place.db, False)
+    assert len(still) == 15
+    assert set(still) == {*waiting, *went_empty} - set(owners)
+
+
 async def test_one_user_who_asks_many_times_at_once_gets_one_slice(place: Premises) -> None:
     await warm(place, 3)
     user_id = await place.add_user()

@@ -1,19 +1,22 @@
 """Taking a slice away: layer by layer, each proven gone, and never anything that is not its own."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 from uuid import uuid4
 
 import pytest
+import trio
 
 from queunir_trio.model.slices import Slice, Status, Wanted
-from queunir_trio.operations import destruction, provisioning
-from queunir_trio.operations.steps import StepFailed
+from queunir_trio.operations import destruction, provisioning, starting
+from queunir_trio.operations.steps import StepFailed, Superseded
 from queunir_trio.outside import directories
 from queunir_trio.settings import DatabaseSettings
 from queunir_trio.store import slice_databases, slices
-from queunir_trio.store.bridge import Database, open_connection
+from queunir_trio.store.bridge import Database, DatabaseUnavailable, open_connection
 from tests.doubles.premises import Killed, Premises, open_premises
 
 NOTHING = {"rows": [], "steps": 0, "databases": set(), "directories": [], "instances": []}
@@ -101,9 +104,70 @@ async def test_a_database_full_of_clients_is_dropped_all_the_same(place: Premise
     assert await place.everything() == NOTHING
 
 
+async def test_clients_that_connect_again_and_again_do_not_keep_a_database(place: Premises) -> None:
+    place = place.with_doubles()
+    row = await provisioned(place)
+    told = starting.spec_of(place.resources, row).database_url
+    parts = urlsplit(told)
+    where = replace(place.resources.where, user=parts.username or "", password=unquote(parts.password or ""))
+    connected = trio.Event()
+
+    async def connect_for_ever() -> None:
+        while True:
+            with suppress(DatabaseUnavailable):
+                async with open_connection(where, database="wa_slice_1") as client:
+                    await client.fetchval("select 1")
+                    connected.set()
+            await trio.lowlevel.checkpoint()
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(3):
+            nursery.start_soon(connect_for_ever)
+        with trio.fail_after(10):
+            await connected.wait()
+        await destruction.destroy(place.resources, await marked(place, row))
+        nursery.cancel_scope.cancel()
+    assert await place.everything() == NOTHING
+
+
+async def test_a_link_in_place_of_the_media_leads_nobody_out_of_the_slices_directory(
+    place: Premises, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    outside = tmp_path_factory.mktemp("outside")
+    (outside / "precious").write_text("somebody else's")
+    place = place.with_doubles()
+    row = await marked(place, await provisioned(place))
+    media = place.data_dir / "slices" / "1" / "media"
+    media.rmdir()
+    media.symlink_to(outside)
+    (media.parent / "session" / "up").symlink_to("/")
+    await destruction.destroy(place.resources, row)
+    assert await place.everything() == NOTHING
+    assert (outside / "precious").read_text() == "somebody else's"
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+async def test_a_layer_that_is_gone_already_stops_nothing(place: Premises, layer: str) -> None:
+    place = place.with_doubles()
+    row = await marked(place, await provisioned(place))
+    for step in destruction.LAYERS[: LAYERS.index(layer) + 1]:
+        await step.act(place.resources, row)
+    await destruction.destroy(place.resources, row)
+    assert await place.everything() == NOTHING
+
+
+async def test_a_destruction_that_is_repeated_finds_nothing_to_do(place: Premises) -> None:
+    place = place.with_doubles()
+    row = await marked(place, await provisioned(place))
+    await destruction.destroy(place.resources, row)
+    with pytest.raises(Superseded, match="is gone"):
+        await destruction.destroy(place.resources, row)
+    assert {**await place.everything(), "steps": 0} == NOTHING
+
+
 async def mark_database(place: Premises, uuid: object) -> None:
     async with open_connection(place.resources.where, as_admin=True) as admin:
-        await admin.execute(f"comment on database wa_slice_1 is '{uuid}'")
+        await admin.execute(f"comment on role wa_slice_1_owner is '{uuid}'")
 
 
 async def mark_directory(place: Premises, uuid: object) -> None:

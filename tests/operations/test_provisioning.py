@@ -8,17 +8,20 @@ from uuid import uuid4
 
 import pytest
 import trio
+from structlog.contextvars import get_contextvars, merge_contextvars
+from structlog.testing import capture_logs
 
 from queunir_trio.errors import Refused
 from queunir_trio.model.slices import Slice, Status, names_of
-from queunir_trio.operations import destruction, provisioning, starting
+from queunir_trio.operations import destruction, provisioning, starting, steps
 from queunir_trio.operations.provisioning import ProvisioningFailed
 from queunir_trio.operations.steps import Superseded
 from queunir_trio.outside import directories
+from queunir_trio.outside.runtimes.contract import ImageMissing, RuntimeUnavailable
 from queunir_trio.outside.runtimes.process import ProcessRuntime
 from queunir_trio.outside.slice_control import SliceUnreachable, WrongSlice
 from queunir_trio.settings import DatabaseSettings
-from queunir_trio.store import slice_databases, slices
+from queunir_trio.store import leadership, slice_databases, slices
 from queunir_trio.store.bridge import Database, DatabaseUnavailable
 from queunir_trio.store.slices import StaleLeader
 from tests.doubles.premises import Answers, Killed, Premises, open_premises, stub_command
@@ -52,6 +55,16 @@ async def assert_complete(place: Premises, row: Slice) -> None:
     running = await place.resources.runtime.listed()
     assert [(found.num, found.uuid, found.running) for found in running] == [(1, row.uuid, True)]
     assert (await place.resources.control.health(place.resources.address(row))).slice == str(row.id)
+
+
+async def test_what_is_logged_while_a_slice_is_made_names_the_slice(light: Premises) -> None:
+    row = await provisioning.reserve(light.resources)
+    with capture_logs([merge_contextvars]) as lines:
+        await provisioning.provision(light.resources, row)
+    applied = [line["slice_id"] for line in lines if line["event"] == "migration_applied"]
+    assert applied
+    assert set(applied) == {row.id}
+    assert "slice_id" not in get_contextvars()
 
 
 async def test_a_slice_is_made_whole_and_its_row_says_so_last(place: Premises) -> None:
@@ -128,6 +141,13 @@ def says(what: str, error: Exception) -> Break:
     return lambda place, monkeypatch: setattr(place.resources.control, what, error)
 
 
+def cannot_start(error: Exception) -> Break:
+    async def fail(spec: object) -> None:
+        raise error
+
+    return lambda place, monkeypatch: monkeypatch.setattr(place.resources.runtime, "ensure", fail)
+
+
 @pytest.mark.parametrize(
     ("step", "spoil", "reason"),
     [
@@ -135,11 +155,9 @@ def says(what: str, error: Exception) -> Break:
         ("database", fails_in(slice_databases, "ensure_database"), "No space left"),
         ("schema", fails_in(slice_databases, "migrate_slice"), "No space left"),
         ("directories", fails_in(directories, "ensure"), "No space left"),
-        (
-            "instance",
-            lambda place, patch: setattr(place.resources.runtime, "forgets_to_answer", 1),
-            "no answer in time",
-        ),
+        ("instance", cannot_start(RuntimeUnavailable("the engine answers 500")), "answers 500"),
+        ("instance", cannot_start(ImageMissing("wank-slice:latest")), "is not on this machine"),
+        ("instance", cannot_start(OSError(28, "No space left on device")), "No space left"),
         ("health", says("health_fails", WrongSlice("somebody else")), "somebody else"),
         ("identity", says("state_fails", SliceUnreachable("status 401")), "status 401"),
     ],
@@ -147,6 +165,7 @@ def says(what: str, error: Exception) -> Break:
 async def test_what_fails_is_undone_to_nothing_and_told_of(
     light: Premises, monkeypatch: pytest.MonkeyPatch, step: str, spoil: Break, reason: str
 ) -> None:
+    monkeypatch.setattr(steps, "ORDERED_AGAIN_AFTER", 0.01)
     row = await provisioning.reserve(light.resources)
     spoil(light, monkeypatch)
     with pytest.raises(ProvisioningFailed, match=reason) as failed:
@@ -155,6 +174,43 @@ async def test_what_fails_is_undone_to_nothing_and_told_of(
     assert not failed.value.is_about_the_number
     assert await light.everything() == NOTHING
     assert await light.events() == ["provisioning_failed"]
+
+
+async def test_an_order_that_was_carried_out_and_not_confirmed_makes_no_second_instance(light: Premises) -> None:
+    light.resources.runtime.forgets_to_answer = 1
+    row = await provisioning.reserve(light.resources)
+    await provisioning.provision(light.resources, row)
+    await assert_complete(light, row)
+    assert light.resources.runtime.started == [1]
+
+
+async def test_a_runtime_that_hangs_is_not_waited_for_for_ever(
+    light: Premises, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(steps, "ORDERED_WITHIN", 0.02)
+    monkeypatch.setattr(steps, "ORDERED_AGAIN_AFTER", 0.01)
+    light.resources.runtime.slow = 1000
+    row = await provisioning.reserve(light.resources)
+    with trio.fail_after(10), pytest.raises(ProvisioningFailed, match="no answer within"):
+        await provisioning.provision(light.resources, row)
+    assert (await light.only_row()).status == Status.FAILED, "whether anything was started can not be known"
+    light.resources.runtime.slow = 0
+    await destruction.undo(light.resources, await light.only_row())
+    assert await light.everything() == NOTHING
+
+
+async def test_a_deed_that_takes_too_long_stops_by_itself(light: Premises, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def hang(*arguments: object) -> None:
+        await trio.sleep_forever()
+
+    row = await provisioning.reserve(light.resources)
+    with monkeypatch.context() as patched:
+        patched.setattr(steps, "DEED_WITHIN", 1.0)
+        patched.setattr(slice_databases, "ensure_roles", hang)
+        with trio.fail_after(10), pytest.raises(ProvisioningFailed, match="not done within") as failed:
+            await provisioning.provision(light.resources, row)
+    assert failed.value.step == "roles"
+    assert steps.DEED_WITHIN < leadership.REAPED_AFTER, "who is slow must stop before another begins"
 
 
 async def test_a_slice_that_never_becomes_healthy_is_given_up(light: Premises, monkeypatch: pytest.MonkeyPatch) -> None:

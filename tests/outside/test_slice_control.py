@@ -18,6 +18,7 @@ from queunir_trio.outside.slice_control import (
     SliceControl,
     SliceState,
     SliceUnreachable,
+    StorageUse,
     WrongSlice,
     open_slice_control,
 )
@@ -201,3 +202,15 @@ async def test_only_so_many_are_asked_at_once(monkeypatch: pytest.MonkeyPatch) -
             await two.wait()
         go.set()
     assert most == 2
+
+
+async def test_a_slice_says_what_its_media_take_up(control: SliceControl) -> None:
+    told = {"state": "qr", "media_bytes": 700, "media_quota_bytes": 1000}
+    async with slice_that(says(told)) as address:
+        assert await control.storage(address) == StorageUse(700, 1000)
+
+
+@pytest.mark.parametrize("used", [b"null", b"NaN", b"-1", b"1e400", b"7.5", b"true", b'"700"', b"9" * 30])
+async def test_what_is_no_number_of_bytes_is_nothing(control: SliceControl, used: bytes) -> None:
+    async with slice_that(says(b'{"media_bytes": ' + used + b"}")) as address:
+        assert await control.storage(address) is None

@@ -77,7 +77,7 @@ def test_migrating_again_changes_nothing(slice_database: Any) -> None:
     before = columns_of(slice_database)
     assert migrated(slice_database) == []
     slice_database.run("delete from schema_migrations")
-    assert migrated(slice_database) == ["0001_conversations", "0002_assistant", "0003_desk"]
+    assert migrated(slice_database) == ["0001_conversations", "0002_assistant", "0003_desk", "0004_media"]
     assert columns_of(slice_database) == before
 
 

@@ -42,7 +42,8 @@ def test_the_state_shows_the_code_and_when_it_expires(a_slice: Any) -> None:
     code = a_slice.wait_for_code()
     assert code.keys() == {"qr", "expires_at", "n"}
     assert code["expires_at"].endswith("Z")
-    assert a_slice.get("/api/status").json().keys() == {"state", "phoneNumber", "uptime"}
+    known = {"state", "phoneNumber", "uptime", "media_bytes", "media_quota_bytes"}
+    assert a_slice.get("/api/status").json().keys() == known
 
 
 def test_an_idle_slice_shows_codes_to_people_and_not_to_a_monitor(

@@ -266,6 +266,7 @@ async def test_the_adopted_database_serves_the_gateways_own_role(old: DatabaseSe
         await slices.record_health(database, [found.id for found in pooled])
         claimed = await slices.claim(database, user.id)
         assert claimed is not None
+        assert await slices.release(database, claimed.id)
         assert await slices.remove(database, claimed.id)
         assert await slices.find_of_user(database, user.id) is None
         await database.execute("delete from gateway.users where id = $1", user.id)

@@ -62,6 +62,7 @@ async def test_only_what_is_warm_is_claimed(
     await warm(wanted=Wanted.STOPPED)
     await warm(managed=False)
     await warm(healthy=False)
+    await slices.begin_start(database, (await warm()).id)
     assert await slices.claim(database, user.id) is None
     await warm()
     async with open_connection(database_settings, as_admin=True) as admin:

@@ -98,13 +98,19 @@ async def test_a_role_that_is_missing_is_made_and_can_log_in(
 ) -> None:
     where = replace(empty_database_settings, user="other_gateway", password="a 'quoted' pass\"word")
     try:
-        await migrate(where)
+        with pytest.raises(Misconfigured, match=r"pg_hba\.conf"):
+            await migrate(where)
+        assert await pending(where) == []
         async with open_connection(where, as_admin=True) as admin:
             kept = await admin.fetchval("select rolpassword from pg_authid where rolname = 'other_gateway'")
             assert kept.startswith("SCRAM-SHA-256$")
             # the server lets in only the name of the usual role, so its password is tried under that
             usual = await admin.fetchval("select rolpassword from pg_authid where rolname = 'wank_gateway'")
             await admin.execute(f"alter role wank_gateway password '{kept}'")
+            with pytest.raises(NotPermitted, match="permission denied for database"):
+                async with open_connection(replace(where, user="wank_gateway")):
+                    raise AssertionError("only the role that the database was made for enters it")
+            await admin.execute(f"grant connect on database {where.name} to wank_gateway")
             try:
                 async with open_database(replace(where, user="wank_gateway")) as database:
                     assert await database.fetchval("select current_user") == "wank_gateway"

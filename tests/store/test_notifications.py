@@ -9,6 +9,7 @@ import trio
 import trio.testing
 
 from queunir_trio.errors import Lost
+from queunir_trio.model.slices import Wanted
 from queunir_trio.settings import DatabaseSettings
 from queunir_trio.store import accounts, notifications, outbox, sessions, slices
 from queunir_trio.store.bridge import Database, DatabaseUnavailable, open_connection
@@ -95,9 +96,20 @@ async def test_a_slice_that_changes_hands_is_told_to_both(
         }
 
 
+async def test_another_image_is_told(database: Database, database_settings: DatabaseSettings) -> None:
+    slice_ = await slices.add(database, num=1, base_port=5001)
+    async with listening(database_settings) as changes:
+        told = await heard(changes, slices.set_image(database, slice_.id, "wank-slice:2"))
+        assert told == [Change("slices", "update", slice_.id, None, None)]
+        await slices.set_image(database, slice_.id, "wank-slice:2")  # the same again is no change
+        told = await heard(changes, slices.set_wanted(database, slice_.id, Wanted.STOPPED))
+        assert len(told) == 1
+
+
 async def test_health_and_states_are_not_told(database: Database, database_settings: DatabaseSettings) -> None:
     slice_ = await slices.add(database, num=1, base_port=5001)
     async with listening(database_settings) as changes:
+        await slices.begin_start(database, slice_.id)
         await slices.record_health(database, [slice_.id])
         await slices.record_states(database, [(slice_.id, "ready", True, "+49")])
         await slices.record_failure(database, slice_.id, "step", "reason", 1)

@@ -62,6 +62,8 @@ async def test_the_lowest_free_number_is_taken(database: Database) -> None:
     assert await slices.lowest_free_number(database, BASE, 80, avoiding=[3]) == 5
     assert await slices.lowest_free_number(database, BASE, 2) is None
     gone = (await slices.listed(database))[0]
+    assert not await slices.remove(database, gone.id), "it was not marked for destruction"
+    assert await slices.release(database, gone.id)
     assert await slices.remove(database, gone.id)
     assert await slices.lowest_free_number(database, BASE, 80) == 1
 
@@ -120,6 +122,9 @@ async def test_a_leader_that_is_leader_no_more_changes_nothing(database: Databas
         slices.begin_step(database, slice_.id, "deed", "step", None, stale),
         slices.end_step(database, slice_.id, "deed", "step", "done", None, stale),
         slices.remove(database, slice_.id, stale),
+        slices.retire(database, slice_.id, stale),
+        slices.begin_start(database, slice_.id, stale),
+        slices.fail_start(database, slice_.id, stale),
     ):
         with pytest.raises(StaleLeader):
             await attempt
@@ -201,6 +206,7 @@ async def test_a_row_that_is_removed_takes_what_refers_to_it_along(database: Dat
     await slices.assign(database, user.id, slice_.id)
     await slices.begin_step(database, slice_.id, "destroy", "roles", None, None)
     await database.execute("insert into gateway.telemetry (slice_id) values ($1)", slice_.id)
+    assert await slices.release(database, slice_.id)
     assert await slices.remove(database, slice_.id, await lead(database))
     assert await slices.find(database, slice_.id) is None
     assert await slices.steps(database, slice_.id) == []

@@ -10,13 +10,19 @@ import pytest
 import trio
 from structlog.testing import capture_logs
 
+from queunir_trio.live.alarms import Alarms
+from queunir_trio.live.guesses import Guesses
+from queunir_trio.live.jobs import JobNews
 from queunir_trio.live.throttle import Throttles
+from queunir_trio.operations.steps import Resources
 from queunir_trio.outside.passwords import Hasher
 from queunir_trio.settings import DatabaseSettings, Settings, read_settings
 from queunir_trio.store.bridge import Database, open_connection
 from queunir_trio.web.app import GatewayApp, make_app
 from queunir_trio.web.server import serve_app
 from queunir_trio.web.world import ConnectorCounts, World
+from tests.doubles.premises import Answers
+from tests.doubles.runtime import MemoryRuntime
 
 ADMIN_KEY = "admin-key-for-tests-0123456789abcdef"
 SOMEWHERE = "203.0.113.7"
@@ -59,16 +65,28 @@ def routes() -> Routes:
 
 
 @pytest.fixture
-def world(settings: Settings, database: Database, routes: Routes) -> World:
+def resources(settings: Settings, database: Database) -> Resources:
+    """Slices that exist in memory only, on a real database."""
+    where, data_dir = settings.database, settings.data_dir
+    return Resources(database, where, MemoryRuntime(), Answers(), settings.slices, data_dir, False)
+
+
+@pytest.fixture
+def world(settings: Settings, database: Database, routes: Routes, nursery: trio.Nursery, resources: Resources) -> World:
+    alarms = Alarms(database)
+    nursery.start_soon(alarms.run)
     return World(
         settings=settings,
         db=database,
         routes=routes,
         hasher=Hasher(4),
         throttles=Throttles(),
+        guesses=Guesses(alarms.unknown_tokens),
         uptime=lambda: 12.9,
         connectors=lambda: ConnectorCounts(open=3, lost=1),
         metrics=lambda: b"queunir_slices 4\n",
+        resources=resources,
+        job_news=JobNews(database),
     )
 
 

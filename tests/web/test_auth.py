@@ -420,9 +420,19 @@ async def test_a_body_that_would_keep_everybody_waiting_is_too_large(browser: Br
 async def test_a_burst_of_unknown_tokens_from_one_address_is_told_once(browser: Browser, database: Database) -> None:
     for number in range(30):
         browser.cookie = f"{number:064x}"
-        await browser.get("/auth/me")
-    events = await database.fetch("select kind, detail from gateway.events")
+        assert (await browser.get("/auth/me")).status_code == 401
+    with trio.fail_after(5):
+        while not (events := await database.fetch("select kind, detail from gateway.events")):
+            await trio.sleep(0.01)
     assert [tuple(event) for event in events] == [("unknown_tokens", {"address": browser.address})]
+
+
+@pytest.mark.parametrize("value", ["x", "F" * 64])
+async def test_what_can_not_be_a_token_is_no_guess(browser: Browser, world: World, value: str) -> None:
+    browser.cookie = value
+    for _ in range(30):
+        assert (await browser.get("/auth/me")).status_code == 401
+    assert "0 keys" in repr(world.guesses)
 
 
 async def test_a_session_is_extended_once_an_hour_at_most_and_never_past_its_90th_day(

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import httpx
 import pytest
 import trio
 
@@ -68,6 +69,14 @@ async def test_the_process_lives_whatever_the_database_does(
     assert answer.status_code == 204
 
 
+async def test_an_answer_of_nothing_has_no_type(unix_client: httpx.AsyncClient) -> None:
+    for answer in (await unix_client.get("/health/live"), await unix_client.post("/auth/logout")):
+        assert answer.status_code == 204
+        assert "Content-Type" not in answer.headers
+        assert answer.content == b""
+    assert (await unix_client.get("/health")).headers["Content-Type"] == "application/json"
+
+
 async def test_slices_are_shown_without_whose_they_are(
     browser: Browser, database: Database, move_clock: Callable[[str], Any]
 ) -> None:
@@ -93,6 +102,12 @@ async def test_slices_are_shown_without_whose_they_are(
     ]
     assert "34600111222" not in str(said)
     assert "ana@example.com" not in str(said)
+    await slices.begin_start(database, 1)
+    said = (await (await browser.get("/health/slices")).get_json())["slices"]
+    assert said[0]["healthy"] is False, "what it answered before it was started again does not count"
+    assert said[0]["last_health_at"] == at
+    await slices.record_health(database, [1])
+    assert (await (await browser.get("/health/slices")).get_json())["slices"][0]["healthy"] is True
     await move_clock("5 minutes")
     said = (await (await browser.get("/health/slices")).get_json())["slices"]
     assert said[0]["healthy"] is False

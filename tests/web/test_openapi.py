@@ -43,7 +43,7 @@ async def test_every_route_of_the_app_is_described(app: GatewayApp, document: di
         for rule in app.url_map.iter_rules()
         for method in (rule.methods or ()) - {"HEAD", "OPTIONS"}
     }
-    pages = {("/", "GET"), ("/docs", "GET"), ("/reset-password", "GET"), ("/openapi.json", "GET")}
+    pages = {("/", "GET"), ("/docs", "GET"), ("/reset-password", "GET"), ("/export", "GET"), ("/openapi.json", "GET")}
     by_the_front = {("/api/events", "GET")} | {("/api/{path}", method.upper()) for method in METHODS}
     assert described == (served - pages) | by_the_front
 

@@ -15,7 +15,7 @@ from queunir_trio.store.bridge import Database
 from queunir_trio.web import pages
 from tests.web.conftest import Browser
 
-PATHS = ["/", "/docs", "/reset-password"]
+PATHS = ["/", "/docs", "/reset-password", "/export"]
 VOID = {"meta", "link", "input", "br", "img"}
 
 

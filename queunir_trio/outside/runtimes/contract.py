@@ -5,7 +5,7 @@ are content with what is already gone. An instance is known by its number and pr
 another uuid is never touched and never taken over.
 """
 
-from collections.abc import Collection
+from collections.abc import AsyncGenerator, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Protocol
@@ -14,6 +14,8 @@ from uuid import UUID
 from queunir_trio.errors import Lost, Refused
 
 STOPPED_WITHIN: Final = 10.0  # seconds from SIGTERM to SIGKILL
+LOG_LINES_AT_MOST: Final = 5000
+PARTS: Final = ("media", "session")  # what a slice's directory holds, and the slice may write to
 
 
 class RuntimeUnavailable(Lost):
@@ -25,6 +27,14 @@ class InstanceConflict(Refused):
 
     def __init__(self, num: int) -> None:
         super().__init__("conflict", f"An instance with number {num} belongs to another slice. Look at it by hand.")
+
+
+class ImageMissing(Refused):
+    """What the slice should be made from is not on this machine."""
+
+    def __init__(self, image: str | None) -> None:
+        sentence = f"The image {image or '(none)'} is not on this machine: build or load it, or correct SLICE_IMAGE."
+        super().__init__("image_missing", sentence)
 
 
 class PortTaken(Refused):
@@ -59,14 +69,33 @@ class Instance:
     running: bool
     pid: int | None = None
     started: int | None = None
-    image: str | None = None
+    image: str | None = None  # the name by which it was asked for
+    image_id: str | None = None  # what that name stood for then; only where there are images
+    container: str | None = None  # the id of the container, where it is one
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Bytes on the disk of a slice's directory."""
+
+    media: int
+    session: int
 
 
 class Runtime(Protocol):
     """A home of slices. RuntimeUnavailable: it did not answer in time."""
 
     async def ensure(self, spec: InstanceSpec) -> Instance:
-        """The running instance of `spec`: found, or started. InstanceConflict, PortTaken: it can not be."""
+        """The running instance of `spec`: found, whatever image it was made from, or started.
+
+        InstanceConflict, PortTaken, ImageMissing: it can not be.
+        """
+        ...
+
+    async def replace(self, spec: InstanceSpec) -> Instance:
+        """The running instance of `spec`, made from what its image's name stands for now; the older one is stopped
+        and removed. Cut short in between, either this or `ensure` goes on. Refusals as those of `ensure`.
+        """
         ...
 
     async def stop(self, num: int, uuid: UUID, within: float = STOPPED_WITHIN) -> None:
@@ -83,6 +112,37 @@ class Runtime(Protocol):
 
     async def listed(self) -> list[Instance]:
         """Every instance there is, running or not; cheap enough to be asked every second."""
+        ...
+
+    async def logs(self, num: int, uuid: UUID, lines: int = 200) -> list[str]:
+        """The last lines that the instance wrote, oldest first; none where there is no such instance."""
+        ...
+
+    async def image_id(self, image: str) -> str | None:
+        """What an image's name stands for now; None where there is no such image."""
+        ...
+
+    async def measure(self, directories: Sequence[Path]) -> dict[Path, Usage]:
+        """What slices' directories take up, whoever owns what lies in them; a missing one takes nothing."""
+        ...
+
+    async def copy(self, directory: Path, source: str, target: str) -> None:
+        """Copies one part of a slice's directory to a name beside it, owners and all: whole or not at all.
+
+        What was there under that name is replaced. OSError: it can not be.
+        """
+        ...
+
+    async def erase(self, directory: Path, names: Collection[str] = PARTS) -> None:
+        """Removes parts of a slice's directory with all they hold, whoever owns it, and follows no link. OSError."""
+        ...
+
+    def archive(self, directory: Path, part: str) -> AsyncGenerator[bytes, None]:
+        """One part of a slice's directory as a tar stream, in pieces of bounded size, read as they are asked for.
+
+        Names begin with the part's own (`media/a.jpg`). Links are not followed; a missing part is an empty archive.
+        To be closed (`aclosing`) by whoever may not come to its end. OSError: it can not be read.
+        """
         ...
 
     async def tidy(self, keep: Collection[UUID]) -> None:

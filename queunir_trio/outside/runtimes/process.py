@@ -10,7 +10,8 @@ import socket
 import subprocess
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
@@ -21,19 +22,25 @@ import trio
 
 from queunir_trio.model.slices import MEDIA_QUOTA_BYTES
 from queunir_trio.outside import processes
+from queunir_trio.outside.archives import tar_of
 from queunir_trio.outside.processes import ProcessId
+from queunir_trio.outside.runtimes import own_files
 from queunir_trio.outside.runtimes.contract import (
+    LOG_LINES_AT_MOST,
+    PARTS,
     STOPPED_WITHIN,
     Instance,
     InstanceConflict,
     InstanceSpec,
     PortTaken,
     RuntimeUnavailable,
+    Usage,
 )
 from queunir_trio.outside.runtimes.process_files import ProcessFiles, intent_of, write_private
 
 COMMAND: Final = (sys.executable, "-I", "-u", "-m", "queunir_slice")
 THREADS_AT_ONCE: Final = 4
+PROCESS: Final = "process"  # what slices are said to be made from where they are what is installed
 MARK: Final = "SLICE_UUID"  # the variable by which a process of ours is known
 
 log = structlog.get_logger()
@@ -43,7 +50,9 @@ T = TypeVar("T")
 class ProcessRuntime:
     """Slices as processes, remembered under `data_dir/run`.
 
-    `environment` holds further variables for every slice; `reached` is told of each point where a crash matters.
+    `images` gives names to further commands, so that slices can be moved from one to another; whatever else a slice is
+    said to be made from runs `command`. `environment` holds further variables for every slice; `reached` is told of
+    each point where a crash matters.
     """
 
     def __init__(
@@ -51,11 +60,13 @@ class ProcessRuntime:
         data_dir: Path,
         *,
         command: Sequence[str] = COMMAND,
+        images: Mapping[str, Sequence[str]] | None = None,
         environment: Mapping[str, str] | None = None,
         reached: Callable[[str], None] = lambda point: None,
     ) -> None:
         self._files = ProcessFiles(data_dir / "run")
         self._command = tuple(command)
+        self._images = {name: tuple(words) for name, words in (images or {}).items()}
         self._environment = dict(environment or {})
         self._reached = reached
         self._limiter = trio.CapacityLimiter(THREADS_AT_ONCE)
@@ -66,6 +77,15 @@ class ProcessRuntime:
 
     async def ensure(self, spec: InstanceSpec) -> Instance:
         async with self._locks[spec.num]:
+            return await self._in_thread(partial(self._ensure, spec))
+
+    async def replace(self, spec: InstanceSpec) -> Instance:
+        async with self._locks[spec.num]:
+            found = await self._in_thread(partial(self._look, spec.num))
+            if found is not None and found.running and found.uuid != spec.uuid:
+                raise InstanceConflict(spec.num)
+            if found is None or found.image != spec.image:
+                await self._stop(spec.num, spec.uuid, STOPPED_WITHIN)
             return await self._in_thread(partial(self._ensure, spec))
 
     async def stop(self, num: int, uuid: UUID, within: float = STOPPED_WITHIN) -> None:
@@ -82,6 +102,25 @@ class ProcessRuntime:
 
     async def listed(self) -> list[Instance]:
         return await self._in_thread(self._look_at_all)
+
+    async def logs(self, num: int, uuid: UUID, lines: int = 200) -> list[str]:
+        tail = max(1, min(lines, LOG_LINES_AT_MOST))
+        return await self._in_thread(partial(self._files.last_lines, num, uuid, tail))
+
+    async def image_id(self, image: str) -> str | None:
+        return image if image == PROCESS or image in self._images else None
+
+    async def measure(self, directories: Sequence[Path]) -> dict[Path, Usage]:
+        return await own_files.measure(directories)
+
+    async def copy(self, directory: Path, source: str, target: str) -> None:
+        await own_files.copy(directory, source, target)
+
+    def archive(self, directory: Path, part: str) -> AsyncGenerator[bytes, None]:
+        return tar_of(directory, part)
+
+    async def erase(self, directory: Path, names: Collection[str] = PARTS) -> None:
+        await own_files.erase(directory, names)
 
     async def tidy(self, keep: Collection[UUID]) -> None:
         for found in await self.listed():
@@ -115,11 +154,14 @@ class ProcessRuntime:
         if found is not None and found.running and found.uuid != spec.uuid:
             raise InstanceConflict(spec.num)
         process = self._process_of(spec.num, spec.uuid)
+        intent = intent_of(spec)
+        if process is not None and found is not None and found.uuid == spec.uuid:
+            intent = replace(intent, image=found.image)  # it runs what it was started from
         if process is None:
             _kill_marked(spec.uuid)  # what an earlier one left behind may hold its port
             _refuse_taken_port(spec.host, spec.port)
             process = self._start(spec)
-        state = intent_of(spec).of(process)
+        state = intent.of(process)
         self._files.write(state)
         return state.instance(process)
 
@@ -140,7 +182,7 @@ class ProcessRuntime:
         output = os.open(home / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         try:
             child = subprocess.Popen(
-                self._command,
+                self._images.get(spec.image or "", self._command),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,

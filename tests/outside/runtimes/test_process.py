@@ -246,11 +246,11 @@ async def test_a_stop_that_is_cancelled_can_be_asked_for_again(make: Make, spec:
 async def test_a_slice_that_ends_at_once_is_seen_dead_and_its_last_words_are_kept(
     make: Make, spec: InstanceSpec, tmp_path: Path
 ) -> None:
-    runtime = make("--dies")
+    runtime, words = make("--dies"), tmp_path / "run" / "slice-4" / "log"
     await runtime.ensure(spec)
+    await until(lambda: "as it was told to" in words.read_text())
     await until(lambda: processes.carrying("SLICE_UUID", str(spec.uuid)) == [])
     assert await runtime.inspect(4) == Instance(4, spec.uuid, False)
-    assert "as it was told to" in (tmp_path / "run" / "slice-4" / "log").read_text()
 
 
 async def test_a_command_that_does_not_exist_is_an_error_and_leaves_an_intent_only(
