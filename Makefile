@@ -4,13 +4,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test checks bench lock clean slice-image
+.PHONY: demo test exhaustive checks bench lock clean slice-image
 
 demo: $(READY)
 	@exec $(BIN)/queunir-trio demo $(DEMO)
 
 test: $(READY)
 	@exec $(BIN)/python -m tests $(TESTS)
+
+exhaustive: $(READY)
+	$(BIN)/python -m tests exhaustive
 
 checks: $(READY)
 	$(BIN)/python -m tests checks

@@ -1,6 +1,7 @@
 """`make test`: style, types and tests, and a sentence on each.
 
-`python -m tests checks` leaves the tests out; any other arguments go to pytest.
+`python -m tests checks` leaves the tests out, `python -m tests exhaustive` runs those that take long and that `make test`
+leaves out; any other arguments go to pytest.
 """
 
 import os
@@ -14,6 +15,7 @@ ROOT = Path(__file__).parent.parent
 COVERED_AT_LEAST = 90  # per cent of queunir_trio's lines
 WORKERS = str(max(2, min(4, os.cpu_count() or 2)))
 BIN = Path(sys.executable).parent
+PARALLEL = ["-n", WORKERS, "--dist", "worksteal", "--timeout", "120", "-q"]
 
 # Of flake8-async those that find a task without a limit, a scope around a yield, an await in a cleanup that nothing
 # shields, a cancellation swallowed; ruff carries the others.
@@ -34,6 +36,8 @@ CHECKS: dict[str, list[str]] = {
 def main() -> int:
     os.chdir(ROOT)
     arguments = sys.argv[1:]
+    if arguments == ["exhaustive"]:
+        return subprocess.run([f"{BIN}/pytest", *PARALLEL, "-m", "exhaustive"]).returncode
     if arguments and arguments != ["checks"]:
         return subprocess.run([f"{BIN}/pytest", *arguments]).returncode
     failed = check()
@@ -65,7 +69,7 @@ def test() -> list[str]:
         old.unlink()
     subprocess.run([sys.executable, "-m", "tests.docker_image"])  # what goes wrong here, its tests will tell
     began = time.monotonic()
-    pytest = ["-m", "pytest", "-n", WORKERS, "--dist", "worksteal", "--timeout", "120", "-q"]
+    pytest = ["-m", "pytest", *PARALLEL, "-m", "not exhaustive"]
     tests = subprocess.run([f"{BIN}/coverage", "run", *pytest]).returncode
     print(f"-- tests: {verdict(tests)} in {time.monotonic() - began:.0f} s", flush=True)
     subprocess.run([f"{BIN}/coverage", "combine", "--quiet"])

@@ -5,7 +5,7 @@ the daemon does about a call that was given up is unknown, so whoever made it lo
 """
 
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, Final, TypeVar
@@ -80,11 +80,13 @@ class Daemon:
     async def reading(self, call: Call[Iterable[bytes]], within: float = ANSWERED_WITHIN) -> AsyncIterator[Reader]:
         """A stream of bytes from the daemon, which has `within` seconds for every piece. Raises as `ask` does."""
         client = Client(self.host)
+        pieces: Iterator[bytes] = iter(())
         try:
             pieces = iter(await self._ask_on(client, call, within))
             yield partial(self._ask_on, client, lambda _: next(pieces, b""), within)
         finally:
             client.cut()
+            _let_end(pieces)
             client.close()
 
     async def _ask_on(self, client: Client, call: Call[T], within: float) -> T:
@@ -134,6 +136,15 @@ class Daemon:
                 self._idle.append(client)
                 return
         client.close()
+
+
+def _let_end(pieces: Iterator[bytes]) -> None:
+    """Takes a stream that was cut to its end, which is near: only there the answer lets go of its socket."""
+    try:
+        for _ in pieces:
+            pass
+    except (requests.RequestException, docker.errors.DockerException, *NO_ANSWER):
+        pass  # such an end is what was asked for; a thread that still reads comes to it by itself
 
 
 def create_container(client: docker.APIClient, config: dict[str, Any], name: str) -> None:
