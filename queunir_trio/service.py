@@ -75,6 +75,7 @@ READY_WITHIN: Final = 30.0  # seconds for each task of the tree to be ready
 STREAMS_CLOSED_WITHIN: Final = 1.0  # seconds
 APP_ENDS_WITHIN: Final = 3.0  # seconds
 SLICES_ENDED_WITHIN: Final = 15.0  # seconds
+EXPORTS_AT_ONCE: Final = 3  # they are long, and must not keep other jobs waiting
 
 log = structlog.get_logger()
 
@@ -152,8 +153,9 @@ async def _migrate(settings: Settings, stop: trio.Event) -> bool:
             try:
                 applied = await migrate(settings.database)
             except DatabaseUnavailable as unavailable:
-                reason = str(unavailable)
-                log.warning("database_awaited", reason=reason)
+                if reason != str(unavailable):
+                    reason = str(unavailable)
+                    log.warning("database_awaited", reason=reason)
                 with trio.move_on_after(1):
                     await stop.wait()
                     return False
@@ -206,6 +208,7 @@ class Service:
                 DESTROY: orders.destroy,
                 rollouts.KIND: self.rollouts.work,
             },
+            at_once={EXPORT: EXPORTS_AT_ONCE},
         )
         self.job_news = JobNews(db)
         self.leader = Leader(

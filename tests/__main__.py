@@ -1,7 +1,7 @@
 """`make test`: style, types and tests, and a sentence on each.
 
-`python -m tests checks` leaves the tests out, `python -m tests exhaustive` runs those that take long and that `make test`
-leaves out; any other arguments go to pytest.
+`python -m tests checks` leaves the tests out, `python -m tests exhaustive` runs those that take long and that
+`make test` leaves out; any other arguments go to pytest.
 """
 
 import os

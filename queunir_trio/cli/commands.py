@@ -1,6 +1,5 @@
 """The command `queunir-trio`: what an operator types."""
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -12,7 +11,7 @@ from queunir_trio import __version__
 from queunir_trio.cli.isolate import isolate
 from queunir_trio.cli.leaving import export, wipe
 from queunir_trio.cli.rollout import rollout as rollout_commands
-from queunir_trio.cli.running import DONE, EXIT_CODES, FAILED, EnvFile, fail, guarded, run
+from queunir_trio.cli.running import DONE, EXIT_CODES, FAILED, EnvFile, Json, fail, guarded, print_json, run
 from queunir_trio.cli.slices import slices as slice_commands
 from queunir_trio.cli.users import users as user_commands
 from queunir_trio.settings import Settings
@@ -91,7 +90,7 @@ def demo(
 def migrate(
     *,
     check: bool = False,
-    json_output: Annotated[bool, cyclopts.Parameter(name="--json")] = False,
+    json_output: Json = False,
     env_file: EnvFile = None,
 ) -> int:
     """Bring the gateway's database up to date; an older gateway's database is adopted with all it holds.
@@ -100,8 +99,6 @@ def migrate(
     ----------
     check
         Change nothing; list what is missing and exit with 1 if anything is.
-    json_output
-        Print JSON for scripts.
     env_file
         A file of NAME=value lines; variables that are set already win over it.
     """
@@ -110,7 +107,7 @@ def migrate(
         async with asyncio_loop():
             versions = await (pending if check else migrate_database)(settings.database)
         if json_output:
-            print(json.dumps({"pending" if check else "applied": versions}))
+            print_json({"pending" if check else "applied": versions})
         elif check:
             print("\n".join(f"missing: {version}" for version in versions) or "The database is up to date.")
         else:

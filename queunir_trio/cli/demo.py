@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import secrets
+import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -59,10 +60,17 @@ async def run_demo(data: Path, port: int, slices_as: Literal["process", "docker"
     return 0
 
 
+def _free_port() -> int:
+    """A port that nobody has at the moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 class _Demo:
     def __init__(self, data: Path, port: int, slices_as: str, stop: trio.Event) -> None:
         self._data = data
-        self._port = port
+        self._port = port or _free_port()  # now, for links in mails begin with it
         self._slices_as = slices_as
         self._stop = stop
         self._serving = False
@@ -104,7 +112,7 @@ class _Demo:
                 "APP_ENV": "development",
                 "HOST": "127.0.0.1",
                 "PORT": str(self._port),
-                "APP_URL": f"http://127.0.0.1:{self._port or 3000}",
+                "APP_URL": f"http://127.0.0.1:{self._port}",
                 "ADMIN_KEY": self._secrets.admin_key,
                 "SLICE_DB_PASSWORD": self._secrets.slice_secret,
                 "SLICE_RUNTIME": self._slices_as,

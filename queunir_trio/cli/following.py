@@ -10,7 +10,7 @@ import trio
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-from queunir_trio.cli.running import DONE, INTERRUPTED, TOO_LONG, fail, guarded, print_json, say
+from queunir_trio.cli.running import BROKEN, DONE, INTERRUPTED, TOO_LONG, fail, guarded, print_json, say
 from queunir_trio.outside.gateway_client import Gateway, GatewayBroken, GatewayDown, GatewaySlow, open_gateway
 from queunir_trio.settings import environment_with_file, read_gateway_address
 
@@ -89,7 +89,7 @@ def ask_for_job(
         return await _end(gateway, followed, finish, json_output)
 
     code = ask(env_file, url, work)
-    if code in (INTERRUPTED, TOO_LONG) and followed.job is None:
+    if code in (INTERRUPTED, TOO_LONG, BROKEN) and followed.job is None:
         say("Whether the gateway has begun is not known here: the same command again goes on with what it began.")
     if wait and followed.goes_on and followed.job is not None:
         say(

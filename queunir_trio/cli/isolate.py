@@ -146,3 +146,5 @@ def _tell(asked: Asked, moved: list[Moved], role: dict[str, Any]) -> None:
         print(f"The shared role {asked.shared_role} " + ("is gone." if role["dropped"] else "can not log in any more."))
     elif role.get("exists"):
         print(f"No database needs the shared role {asked.shared_role} any more: --drop-shared-role ends it.")
+    elif asked.drop_shared_role:
+        print(f"There is no role {asked.shared_role}.")

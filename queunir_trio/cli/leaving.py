@@ -21,7 +21,8 @@ from queunir_trio.operations.steps import Resources
 from queunir_trio.outside.slice_control import open_slice_control
 from queunir_trio.settings import Settings
 from queunir_trio.store import jobs
-from queunir_trio.store.bridge import Connection, asyncio_loop, open_connection, open_database
+from queunir_trio.store.access import check_login, open_login
+from queunir_trio.store.bridge import Connection, asyncio_loop, open_database
 
 BEGUN_WITHIN: Final = 10.0  # seconds until it is said that no gateway seems to run
 
@@ -51,12 +52,12 @@ def wipe(
     meant: list[User] = []
 
     async def find(settings: Settings) -> int:
-        async with asyncio_loop(), open_connection(settings.database) as connection:
+        async with asyncio_loop(), open_login(settings.database) as connection:
             meant.append(await find_user(connection, who))
         return DONE
 
     async def work(settings: Settings) -> int:
-        async with asyncio_loop(), open_connection(settings.database) as connection:
+        async with asyncio_loop(), open_login(settings.database) as connection:
             user = await find_user(connection, str(meant[0].id))
             ordered = await wipe_orders.order(connection, user.id, settings.app_url, OPERATOR)
             link = ordered.receipt_url(settings.app_url)
@@ -95,7 +96,7 @@ def export(
 
     async def work(settings: Settings) -> int:
         async with _resources(settings) as resources:
-            async with open_connection(settings.database) as connection:
+            async with open_login(settings.database) as connection:
                 user = await find_user(connection, who)
             with progress_shown({"id": user.id, "step": None}, json_output) as tell:
 
@@ -117,15 +118,16 @@ def export(
 async def _resources(settings: Settings) -> AsyncIterator[Resources]:
     from queunir_trio.outside.runtimes.choice import open_runtime  # what it brings along takes other commands' time
 
-    async with (
-        asyncio_loop(),
-        open_database(settings.database) as db,
-        open_runtime(settings) as runtime,
-        open_slice_control() as control,
-    ):
-        yield Resources(
-            db, settings.database, runtime, control, settings.slices, settings.data_dir, settings.production
-        )
+    async with asyncio_loop():
+        await check_login(settings.database)
+        async with (
+            open_database(settings.database) as db,
+            open_runtime(settings) as runtime,
+            open_slice_control() as control,
+        ):
+            yield Resources(
+                db, settings.database, runtime, control, settings.slices, settings.data_dir, settings.production
+            )
 
 
 def _is_meant(user: User) -> bool:

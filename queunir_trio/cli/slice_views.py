@@ -41,7 +41,7 @@ def show(slice_id: SliceId, *, json_output: Json = False, url: Url = None, env_f
             print_json(document)
             return DONE
         for name, value in document["slice"].items():
-            print(f"{name:16} {'' if value is None else value}")
+            print(f"{name:17} {'' if value is None else value}")
         _print_part("Steps", ("at", "deed", "step", "state", "reason"), document["steps"])
         _print_part("Events", ("created_at", "severity", "kind", "detail"), document["events"])
         _print_part("Job", ("id", "kind", "state", "step", "percent", "error"), _some(document["job"]))

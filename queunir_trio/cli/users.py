@@ -14,7 +14,8 @@ from queunir_trio.model.accounts import User, checked_email, checked_password
 from queunir_trio.outside.passwords import Hasher
 from queunir_trio.settings import Settings
 from queunir_trio.store import accounts, audit
-from queunir_trio.store.bridge import Conflict, Connection, asyncio_loop, open_connection
+from queunir_trio.store.access import open_login
+from queunir_trio.store.bridge import Conflict, Connection, asyncio_loop
 
 OPERATOR: Final = "operator"  # in the audit log
 PAGE: Final = 500
@@ -33,7 +34,7 @@ def list_users(*, json_output: Json = False, env_file: EnvFile = None) -> int:
     """List every account."""
 
     async def work(settings: Settings) -> int:
-        async with asyncio_loop(), open_connection(settings.database) as connection:
+        async with asyncio_loop(), open_login(settings.database) as connection:
             found = await _all(connection)
         if json_output:
             print_json({"users": [_shown(user) for user in found]})
@@ -70,7 +71,7 @@ def add(
     async def work(settings: Settings) -> int:
         address = checked_email(email)
         hashed = await Hasher().hash(checked_password(password))
-        async with asyncio_loop(), open_connection(settings.database) as connection:
+        async with asyncio_loop(), open_login(settings.database) as connection:
             user = await _add(connection, address, hashed, admin)
         made_up = None if password_stdin else password
         if json_output:
@@ -93,7 +94,7 @@ def make_admin(who: str, *, json_output: Json = False, env_file: EnvFile = None)
     """
 
     async def work(settings: Settings) -> int:
-        async with asyncio_loop(), open_connection(settings.database) as connection, connection.transaction():
+        async with asyncio_loop(), open_login(settings.database) as connection, connection.transaction():
             user = await find_user(connection, who)
             await accounts.make_admin(connection, user.id)
             await audit.record(connection, OPERATOR, "admin_made", f"user:{user.id}", {}, None)

@@ -1,14 +1,14 @@
 """What is done for a slice, one kind of deed at a time, and how many of a kind go on beside each other."""
 
 import random
-from typing import Final, assert_never
+from typing import Final, Literal, assert_never
 
 import trio
 
 from queunir_trio.live.agreement import Deed
 from queunir_trio.live.warm_pool import AT_ONCE
 from queunir_trio.model.slices import Slice, Status
-from queunir_trio.operations import destruction, provisioning, starting
+from queunir_trio.operations import adopting, destruction, provisioning, starting
 from queunir_trio.operations.steps import Resources, StepFailed, Superseded
 from queunir_trio.store import slices
 
@@ -44,7 +44,7 @@ class Deeds:
                 await slices.begin_start(resources.db, row.id, resources.epoch)
                 async with self._starts:
                     await self._stagger()
-                    await (starting.start if deed == "start" else starting.restart)(resources, row)
+                    await _bring_up(resources, row, deed)
             case "stop":
                 async with self._starts:
                     await starting.stop(resources, row)
@@ -65,6 +65,13 @@ class Deeds:
         """Many that come up at once must not keep step with each other."""
         if self._starts.statistics().tasks_waiting:
             await trio.sleep(random.uniform(0, STAGGERED_BY))  # noqa: S311 - jitter, not a secret
+
+
+async def _bring_up(resources: Resources, row: Slice, deed: Literal["start", "restart"]) -> None:
+    if adopting.is_due(row):
+        await adopting.renew(resources, row, deed)
+    else:
+        await (starting.start if deed == "start" else starting.restart)(resources, row)
 
 
 async def _mark(resources: Resources, row: Slice) -> None:

@@ -81,6 +81,7 @@ class Filling:
         to_blame = failed.num if failed.is_about_the_number else None
         if self._pool.failed(to_blame, trio.current_time()):
             detail = {"step": failed.step, "reason": failed.reason}
+            log.error("provisioning_paused", **detail)
             await events.record(resources.db, "provisioning_paused", "critical", detail)
 
     def unwell(self, rows: Sequence[Slice], healthy: Collection[int], now: float) -> set[int]:

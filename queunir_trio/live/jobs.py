@@ -4,7 +4,9 @@ A job's work may be called again after being cut short anywhere, and then goes o
 decides: Refused ends the job with the refusal's code and sentence, Lost and OSError are tried again later.
 """
 
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -50,12 +52,13 @@ Work = Callable[[Job, Reporter], Awaitable[dict[str, Any]]]  # out: the job's re
 class Jobs:
     """Carries out what is due. `works` says how, for each kind; other kinds stay where they are."""
 
-    def __init__(self, db: Database, works: Mapping[str, Work]) -> None:
+    def __init__(self, db: Database, works: Mapping[str, Work], at_once: Mapping[str, int] | None = None) -> None:
+        """`at_once`: how many jobs of a kind may run beside each other, where that is fewer than all."""
         self._db = db
         self._works = works
-        self._kinds = sorted(works)
+        self._at_once = dict(at_once or {})
         self._nudged = trio.Event()
-        self._under_way: set[int] = set()
+        self._under_way: dict[int, str] = {}
 
     def __repr__(self) -> str:
         return f"<Jobs {sorted(self._under_way)} under way>"
@@ -71,16 +74,22 @@ class Jobs:
             while True:
                 self._nudged = trio.Event()  # before looking, so that what comes meanwhile is not missed
                 free = AT_ONCE - len(self._under_way)
-                for job in await jobs.due(self._db, self._kinds, sorted(self._under_way), free) if free else ():
-                    self._under_way.add(job.id)
-                    nursery.start_soon(self._attempt, job, epoch)
+                for job in await jobs.due(self._db, self._open_kinds(), sorted(self._under_way), free) if free else ():
+                    if job.kind in self._open_kinds():
+                        self._under_way[job.id] = job.kind
+                        nursery.start_soon(self._attempt, job, epoch)
                 with trio.move_on_after(await self._pause()):
                     await self._nudged.wait()
+
+    def _open_kinds(self) -> list[str]:
+        """The kinds of which another may begin."""
+        running = Counter(self._under_way.values())
+        return [kind for kind in sorted(self._works) if running[kind] < self._at_once.get(kind, AT_ONCE)]
 
     async def _pause(self) -> float:
         if len(self._under_way) >= AT_ONCE:
             return LOOKED_EVERY
-        seconds = await jobs.seconds_to_next(self._db, self._kinds, sorted(self._under_way))
+        seconds = await jobs.seconds_to_next(self._db, self._open_kinds(), sorted(self._under_way))
         return LOOKED_EVERY if seconds is None else min(LOOKED_EVERY, max(0.05, seconds))
 
     async def _attempt(self, job: Job, epoch: int) -> None:
@@ -89,8 +98,12 @@ class Jobs:
                 await self._carry_out(job, epoch)
         except DatabaseUnavailable as unavailable:
             log.warning("job_interrupted", job_id=job.id, kind=job.kind, reason=str(unavailable))
+            # it may be a slice's own database that is closed, while ours answers
+            with suppress(DatabaseUnavailable):
+                pause = pause_after(job.attempts + 1, LONGEST_PAUSE)
+                await jobs.postpone(self._db, job.id, "The database did not answer.", pause, epoch)
         finally:
-            self._under_way.discard(job.id)
+            self._under_way.pop(job.id, None)
             self.nudge()
 
     async def _carry_out(self, job: Job, epoch: int) -> None:

@@ -101,6 +101,7 @@ class Reconciler:
         waiting = await serve_waiting(resources.db, billing_enabled=self._billing_enabled, reached=resources.reached)
         rows = await slices.listed(resources.db)
         held = await rollouts.held(resources.db)
+        resources.recognise(rows)
         unwell = self._filling.unwell(rows, await slices.healthy(resources.db), trio.current_time())
         running = await self._running()
         self._should_run = [row for row in rows if should_run(row) and row.id not in held]

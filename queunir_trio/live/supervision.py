@@ -1,12 +1,16 @@
 """Keeping one thing running: what is lost is sought again with growing pauses, a bug is shown and survived."""
 
+import math
 import random
 from collections.abc import Awaitable, Callable
+from typing import Final
 
 import structlog
 import trio
 
 from queunir_trio.errors import Lost, Refused
+
+TOLD_AGAIN_AFTER: Final = 60.0  # seconds for which the same loss, over and over, is told once
 
 log = structlog.get_logger()
 
@@ -33,9 +37,11 @@ async def keep_running(name: str, session: Callable[[], Awaitable[None]], backof
     """Runs `session` for ever, again whenever it ends; only a cancellation or a refusal ends it.
 
     A loss (OSError, Lost) costs one line and a pause, a bug its traceback and a pause; a session that simply returns
-    is treated as a loss, for it was meant to stay. Refused is raised on: asking again would not help.
+    is treated as a loss, for it was meant to stay. The same loss again is told once a minute. Refused is raised on:
+    asking again would not help.
     """
     backoff = backoff or Backoff()
+    told, told_at = "", -math.inf
     while True:
         began = trio.current_time()
         refused: Refused | None = None
@@ -45,7 +51,10 @@ async def keep_running(name: str, session: Callable[[], Awaitable[None]], backof
         except* Refused as group:
             refused = _refusal(group)
         except* (OSError, Lost) as lost:
-            log.warning("session_lost", name=name, reason=_told(lost))
+            reason, now = _told(lost), trio.current_time()
+            if reason != told or now - told_at >= TOLD_AGAIN_AFTER:
+                log.warning("session_lost", name=name, reason=reason)
+                told, told_at = reason, now
         except* Exception:
             log.exception("session_crashed", name=name)
         if refused is not None:

@@ -79,6 +79,13 @@ class Slice:
     suspended_for: Reason | None = None  # None too where nobody has said why
     restart_wanted_at: datetime | None = None  # None once it was done
     storage_bytes: int | None = None  # of its media, as last measured
+    adopted_image: str | None = None  # what one without `image` was last seen to be made from, for good
+    renewal_wanted: bool = False  # such a one is to be made anew when it is next started
+
+    @property
+    def is_adopted(self) -> bool:
+        """Whether an older gateway made it, and it is still made from what that gateway gave it."""
+        return self.managed and self.image is None
 
 
 def port_of(num: int, base_port: int = DEFAULT_BASE_PORT) -> int:

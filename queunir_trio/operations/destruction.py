@@ -12,6 +12,7 @@ import structlog
 
 from queunir_trio.errors import Lost, Refused
 from queunir_trio.model.slices import Slice
+from queunir_trio.operations import adopting
 from queunir_trio.operations.steps import Resources, Step, Superseded, carry_out, ordered
 from queunir_trio.outside import directories
 from queunir_trio.store import slice_databases, slices
@@ -65,6 +66,7 @@ async def _take_away(resources: Resources, slice_: Slice, deed: str, layers: Seq
 async def _ownership(resources: Resources, slice_: Slice) -> None:
     """Refused `conflict` where removing what is ours would leave something under our names that is not."""
     names, uuid = resources.names(slice_), slice_.uuid
+    await adopting.mark_if_proven(resources, slice_)
     there = await slice_databases.exists(resources.where, names)
     ours = await slice_databases.exists(resources.where, names, uuid)
     foreign = there != ours or await directories.is_foreign(names.directory.parent, names.directory, uuid)

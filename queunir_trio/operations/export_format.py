@@ -12,6 +12,7 @@ from typing import Any, Final
 # with them, do no harm.
 _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r", "\n")
 _NUMBER: Final = re.compile(r"[+-]?\d+(?:\.\d+)?")
+_DIGITS_AT_MOST: Final = 1000
 _BYTE_ORDER_MARK: Final = "\ufeff"  # without it a spreadsheet takes UTF-8 for something else
 
 
@@ -22,13 +23,18 @@ def json_rows(rows: Sequence[str], is_first: bool) -> bytes:
 
 def csv_head(columns: Sequence[str]) -> bytes:
     """The first line."""
-    return (_BYTE_ORDER_MARK + _lines([columns])).encode()
+    return (_BYTE_ORDER_MARK + _lines([[_cell(column) for column in columns]])).encode()
 
 
 def csv_rows(columns: Sequence[str], rows: Sequence[str]) -> bytes:
     """Rows, each the text of an object, as lines. Lists and objects are cells of JSON; null is an empty one."""
-    documents = (json.loads(row, parse_float=str) for row in rows)
+    documents = (json.loads(row, parse_float=str, parse_int=_whole) for row in rows)
     return _lines([[_cell(document[column]) for column in columns] for document in documents]).encode()
+
+
+def _whole(digits: str) -> int | str:
+    """A number, or its digits where Python makes none of so many."""
+    return int(digits) if len(digits) < _DIGITS_AT_MOST else digits
 
 
 def _lines(rows: Sequence[Sequence[str]]) -> str:

@@ -17,9 +17,11 @@ import trio
 from queunir_trio.errors import Refused
 from queunir_trio.model.accounts import User
 from queunir_trio.model.jobs import Job, JobState
-from queunir_trio.model.slices import Slice
+from queunir_trio.model.slices import MEDIA_QUOTA_BYTES, Slice
+from queunir_trio.operations import adopting
 from queunir_trio.operations.export_format import csv_head, csv_rows, json_rows, readme
 from queunir_trio.operations.orders import Teller
+from queunir_trio.operations.reading import slice_reader
 from queunir_trio.operations.steps import Resources
 from queunir_trio.outside import directories, export_files
 from queunir_trio.outside.archives import ZipWriter, writing_zip
@@ -122,7 +124,7 @@ async def write_export(resources: Resources, user: User, path: Path, tell: Tell)
     async with writing_zip(path) as archive:
         rows: dict[str, int] = {}
         media = 0
-        writing = _Writing(resources, archive, tell)
+        writing = _Writing(resources, archive, path.parent, tell)
         if slice_ is not None and slice_.managed:
             await _check_space(resources, slice_, path.parent)
             rows = await writing.add_tables(slice_)
@@ -139,17 +141,20 @@ async def write_export(resources: Resources, user: User, path: Path, tell: Tell)
 class _Writing:
     """One export that is being written."""
 
-    def __init__(self, resources: Resources, archive: ZipWriter, tell: Tell) -> None:
+    def __init__(self, resources: Resources, archive: ZipWriter, directory: Path, tell: Tell) -> None:
         self._resources = resources
         self._archive = archive
+        self._directory = directory
         self._tell = tell
         self._told_at = trio.current_time()
 
     async def add_tables(self, slice_: Slice) -> dict[str, int]:
         """Every table, as JSON and as CSV; how many rows each has."""
-        database = self._resources.names(slice_).database
+        names = self._resources.names(slice_)
+        database = names.database
         try:
-            async with slice_tables.reading(self._resources.where, database) as snapshot:
+            reader = await slice_reader(self._resources, names, slice_.uuid)
+            async with slice_tables.reading(reader, database) as snapshot:
                 tables = {table: await snapshot.count(table) for table in await snapshot.tables()}
                 total, done = 2 * sum(tables.values()) or 1, 0
                 for table in tables:
@@ -183,6 +188,7 @@ class _Writing:
     async def add_media(self, slice_: Slice) -> int:
         """Every file of the media directory; how many."""
         resources, directory = self._resources, self._resources.names(slice_).directory
+        await adopting.mark_if_proven(resources, slice_)
         if not await directories.exists(directory.parent, directory, slice_.uuid):
             return 0
         size = (await resources.runtime.measure([directory]))[directory].media or 1
@@ -191,6 +197,8 @@ class _Writing:
         async def progress(data: int) -> None:
             nonlocal taken
             taken += data
+            if taken > size + MEDIA_QUOTA_BYTES:  # a file with holes is small on the disk and without end in a ZIP
+                raise _no_space()
             await self._say("media", MEDIA_PERCENT, min(1.0, taken / size))
 
         await self._tell("media", MEDIA_PERCENT[0])
@@ -200,6 +208,8 @@ class _Writing:
         """How far it is, now and then; whoever must not go on is told so here."""
         if trio.current_time() - self._told_at >= TOLD_EVERY:
             self._told_at = trio.current_time()
+            if await export_files.free_bytes(self._directory) < export_files.FREE_AT_LEAST // 2:
+                raise _no_space()  # it was enough at the beginning
             await self._tell(step, int(percent[0] + (percent[1] - percent[0]) * part))
 
 
@@ -214,7 +224,8 @@ async def _check_space(resources: Resources, slice_: Slice, directory: Path) -> 
     """Refused `no_space` where the disk might not hold it and keep some room for everybody else."""
     names = resources.names(slice_)
     try:
-        async with slice_tables.reading(resources.where, names.database) as snapshot:
+        reader = await slice_reader(resources, names, slice_.uuid)
+        async with slice_tables.reading(reader, names.database) as snapshot:
             needed = await snapshot.size()
     except DatabaseMissing:
         return  # told of in a moment
@@ -222,7 +233,11 @@ async def _check_space(resources: Resources, slice_: Slice, directory: Path) -> 
     free = await export_files.free_bytes(directory)
     if free < needed + export_files.FREE_AT_LEAST:
         log.error("export_without_space", slice_id=slice_.id, needed=needed, free=free)
-        raise Refused("no_space", "There is not enough room for the export at the moment. Try again tomorrow.")
+        raise _no_space()
+
+
+def _no_space() -> Refused:
+    return Refused("no_space", "There is not enough room for the export at the moment. Try again tomorrow.")
 
 
 async def _announce(db: Database, user: User, job: Job, app_url: str, path: Path) -> None:

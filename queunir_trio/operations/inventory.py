@@ -37,6 +37,7 @@ class Inventory:
 async def take(resources: Resources) -> Inventory:
     """Looks everywhere. DatabaseUnavailable; OSError: the directories can not be read."""
     rows = await slices.listed(resources.db)
+    resources.recognise(rows)
     instances = await _instances(resources)
     numbers = {resources.number(row): row for row in rows if row.managed}
     base = resources.data_dir / "slices"
@@ -103,7 +104,7 @@ async def _outdated(
     current: dict[str, str | None] = {}
     found: list[Disagreement] = []
     for instance in instances:
-        if instance.image is None or instance.image_id is None:
+        if instance.image is None or instance.image_id is None or instance.unmarked:
             continue
         if instance.image not in current:
             try:

@@ -16,7 +16,7 @@ import trio
 from queunir_trio.errors import Refused
 from queunir_trio.model.slices import Names, Slice, Status, Wanted, derived_secret, names_of, number_of
 from queunir_trio.settings import DatabaseSettings, SliceSettings
-from queunir_trio.store import audit, isolation, slice_databases, slices
+from queunir_trio.store import audit, isolation, slice_databases, slices, suspensions
 from queunir_trio.store.bridge import Database
 from queunir_trio.store.isolation import OLD_ROLE, Standing
 
@@ -151,7 +151,10 @@ async def _is_back(move: Move, slice_: Slice, names: Names) -> bool:
     """Whether the slice needs the shared role no more: it logs in by its own, or does not run at all.
 
     A restart is asked for where one may be. Without it the slice has gone over only if nobody comes as the shared role.
+    The container of an adopted slice is made anew on that occasion, because its variables are those of the shared role.
     """
+    if move.restart is not None:
+        await suspensions.want_renewal(move.db, slice_.id)
     rests = slice_.wanted is not Wanted.RUNNING
     if rests or move.restart is None:
         now = await isolation.look(move.where, names, move.old)

@@ -182,6 +182,8 @@ class Mover:
         found = await self._instance(slice_)
         if found is None or not found.running:
             raise NotAsPlanned("It does not run.")
+        if found.unmarked:
+            raise NotAsPlanned("An older gateway made its container: first `slice isolate --restart`.")
         if _made_from(found) == self._rollout.image_id:
             raise NotAsPlanned("It runs this image already.")
         state = await self._state_before(slice_)
@@ -284,7 +286,8 @@ class Mover:
         await rollouts.note_restored(self._db, self._rollout.id, slice_.id, self._epoch)
 
     async def _start_again(self, resources: Resources, slice_: Slice) -> None:
-        await self._run(slice_, (await self._part(slice_.id)).old_image)
+        part = await self._part(slice_.id)
+        await self._run(slice_, part.old_image, adopted=part.row_image is None)
 
     async def _record_return(self, resources: Resources, slice_: Slice) -> None:
         await record_health(resources, slice_)
@@ -300,8 +303,8 @@ class Mover:
         found = await self._instance(slice_)
         return found is not None and found.running and _made_from(found) == self._rollout.image_id
 
-    async def _run(self, slice_: Slice, image: str | None) -> Instance:
-        spec = spec_of(self._resources, replace(slice_, image=image))
+    async def _run(self, slice_: Slice, image: str | None, *, adopted: bool = False) -> Instance:
+        spec = replace(spec_of(self._resources, replace(slice_, image=image)), adopted=adopted)
         return await ordered(self._resources, partial(self._resources.runtime.replace, spec))
 
     async def _end_instance(self, slice_: Slice) -> None:

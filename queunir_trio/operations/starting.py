@@ -58,10 +58,11 @@ def spec_of(resources: Resources, slice_: Slice) -> InstanceSpec:
         host=slice_.host,
         port=slice_.port,
         directory=names.directory,
-        image=slice_.image,
+        image=slice_.adopted_image if slice_.is_adopted else slice_.image,
         database_url=database_url(resources.where, names, resources.database_password(slice_)),
         key=resources.address(slice_).key,
         production=resources.production,
+        adopted=slice_.is_adopted,
     )
 
 
@@ -94,7 +95,7 @@ async def _stop_instance(resources: Resources, slice_: Slice) -> None:
     await ordered(resources, partial(resources.runtime.stop, resources.number(slice_), slice_.uuid))
 
 
-async def _record_restart(resources: Resources, slice_: Slice) -> None:
+async def record_restart(resources: Resources, slice_: Slice) -> None:
     """The wish is fulfilled; one that came meanwhile stays."""
     await record_health(resources, slice_)
     if slice_.restart_wanted_at is not None:
@@ -116,4 +117,4 @@ HEALTH: Final = Step("health", wait_until_healthy, 70, "Waiting for your workspa
 START: Final = (INSTANCE, HEALTH, Step("recorded", record_health, 100, "Your workspace runs"))
 STOPPED: Final = Step("stopped", _stop_instance, 30, "Stopping the workspace")
 STOP: Final = (STOPPED,)
-RESTART: Final = (STOPPED, INSTANCE, HEALTH, Step("recorded", _record_restart, 100, "Your workspace runs"))
+RESTART: Final = (STOPPED, INSTANCE, HEALTH, Step("recorded", record_restart, 100, "Your workspace runs"))

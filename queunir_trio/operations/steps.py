@@ -5,7 +5,7 @@ found, what is missing is made. Writing a step down fails for a leader that is l
 changes something outside asks once more right before it: one whose time is over touches nothing.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
@@ -17,7 +17,7 @@ from structlog.contextvars import bound_contextvars
 from queunir_trio.errors import Lost, Refused
 from queunir_trio.model.routing import SliceAddress, address_of
 from queunir_trio.model.slices import Names, Slice, derived_secret, names_of, number_of
-from queunir_trio.outside.runtimes.contract import Runtime, RuntimeUnavailable
+from queunir_trio.outside.runtimes.contract import Adopted, Runtime, RuntimeUnavailable
 from queunir_trio.outside.slice_control import SliceControl
 from queunir_trio.settings import DatabaseSettings, SliceSettings
 from queunir_trio.store import slices
@@ -61,6 +61,16 @@ class Resources:
 
     def database_password(self, slice_: Slice) -> str:
         return derived_secret(self.settings.secret, "database", slice_.uuid)
+
+    def recognise(self, rows: Iterable[Slice]) -> None:
+        """Tells the runtime which of these were adopted: their containers carry no mark that it could go by."""
+        self.runtime.recognise(
+            [
+                Adopted(self.number(row), row.uuid, row.host, row.port, self.names(row).directory)
+                for row in rows
+                if row.is_adopted
+            ]
+        )
 
     async def still_leads(self) -> None:
         """Asked right before anything outside is touched. StaleLeader: another leads by now, and this one is done."""
@@ -110,6 +120,7 @@ async def carry_out(
     over, the deed is not.
     """
     step, within = steps[0], DEED_WITHIN if within is None else within
+    resources.recognise([slice_])
     with bound_contextvars(slice_id=slice_.id), trio.move_on_after(within) as limit:
         for step in steps:
             await _take(resources, slice_, deed, step)

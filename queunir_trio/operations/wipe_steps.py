@@ -15,6 +15,7 @@ from queunir_trio.model.erasures import Erasure
 from queunir_trio.model.routing import SliceAddress
 from queunir_trio.model.slices import Slice, Status, Wanted, names_of
 from queunir_trio.operations.destruction import StillThere
+from queunir_trio.operations.reading import slice_reader
 from queunir_trio.operations.removal import LOOKED_EVERY, Removal
 from queunir_trio.operations.steps import Resources
 from queunir_trio.operations.wipe_orders import LETTER
@@ -23,7 +24,7 @@ from queunir_trio.outside import directories, erasure_log, export_files
 from queunir_trio.outside.runtimes.contract import RuntimeUnavailable
 from queunir_trio.outside.slice_control import SliceUnreachable, WrongSlice
 from queunir_trio.store import accounts, erasures, receipts, sessions, slice_databases, slice_tables, slices
-from queunir_trio.store.bridge import DatabaseMissing, NotPermitted
+from queunir_trio.store.bridge import DatabaseMissing, Locked, LoginRefused, NotPermitted
 
 LETTER_AWAITED: Final = 10.0  # seconds at a stretch
 UNPAIRED: Final = ("qr", "logged_out")  # states of a WhatsApp session that no phone knows of
@@ -102,10 +103,11 @@ async def _contents(resources: Resources, uuid: UUID, num: int) -> dict[str, Any
     facts: dict[str, Any] = {"tables": {}, "database_bytes": 0, "media_bytes": None, "session_bytes": None}
     if await slice_databases.exists(resources.where, names, uuid):
         try:
-            async with slice_tables.reading(resources.where, names.database) as snapshot:
+            reader = await slice_reader(resources, names, uuid)
+            async with slice_tables.reading(reader, names.database) as snapshot:
                 facts["tables"] = {table.name: await snapshot.count(table) for table in await snapshot.tables()}
                 facts["database_bytes"] = await snapshot.size()
-        except (DatabaseMissing, NotPermitted) as unreadable:  # to be removed all the same
+        except (DatabaseMissing, NotPermitted, Locked, LoginRefused) as unreadable:  # to be removed all the same
             log.warning("database_not_counted", database=names.database, reason=str(unreadable))
     if await directories.exists(names.directory.parent, names.directory, uuid):
         try:

@@ -51,10 +51,14 @@ class ZipWriter:
     def __init__(self, file: IO[bytes]) -> None:
         self._zip = zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, allowZip64=True)
         self._member: IO[bytes] | None = None
+        self._numbers: dict[str, int] = {}  # the last that was given to a name that came again
 
     async def begin(self, name: str, *, packed: bool = True) -> None:
-        """A new member; the one before it ends. `packed`: not for what is packed already, as pictures are."""
-        await self._in_thread(partial(self._begin, name, packed, _time(time.time())))
+        """A new member; the one before it ends. `packed`: not for what is packed already, as pictures are.
+
+        A name is made safe: a part of it may be a stranger's, as that of a table is.
+        """
+        await self._in_thread(partial(self._begin, safe_name(name) or "unnamed", packed, _time(time.time())))
 
     async def write(self, data: bytes) -> None:
         """The next bytes of the member."""
@@ -117,9 +121,9 @@ class ZipWriter:
 
     def _unique(self, name: str) -> str:
         """A name that no other member has; two names may become one when they are made safe."""
-        known, (stem, ending), number = self._zip.NameToInfo, os.path.splitext(name), 1
-        while name in known:
-            number += 1
+        known, wanted, (stem, ending) = self._zip.NameToInfo, name, os.path.splitext(name)
+        while name in known:  # from where it ended the last time: a stranger may have a million that become one
+            number = self._numbers[wanted] = self._numbers.get(wanted, 1) + 1
             name = f"{stem} ({number}){ending}"
         return name
 
@@ -169,7 +173,9 @@ def safe_name(name: str) -> str | None:
     parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".", "..")]
     text = "/".join(_safe_part(part) for part in parts)
     encoded = text.encode("utf-8", "replace")
-    return encoded[-NAME_AT_MOST:].decode("utf-8", "ignore").lstrip("/") or None
+    if len(encoded) > NAME_AT_MOST:  # what is left of the first part must not be dots
+        text = encoded[-NAME_AT_MOST:].decode("utf-8", "ignore").lstrip("./")
+    return text or None
 
 
 def _time(seconds: float) -> _Time:

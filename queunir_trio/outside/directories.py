@@ -7,6 +7,7 @@ owner is known.
 
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -49,6 +50,14 @@ async def exists(base: Path, directory: Path, uuid: UUID) -> bool:
 async def is_foreign(base: Path, directory: Path, uuid: UUID) -> bool:
     """Whether something is in its place that does not carry this slice's uuid."""
     return await trio.to_thread.run_sync(_is_foreign, base, directory, uuid, limiter=_limiter)
+
+
+async def mark(base: Path, directory: Path, uuid: UUID) -> None:
+    """Marks a directory that carries no mark at all as this slice's. DirectoryConflict: it is marked as another's.
+
+    PermissionError: it is another user's. OSError: media or session is missing, or is no directory.
+    """
+    await trio.to_thread.run_sync(_mark, base, directory, uuid, limiter=_limiter)
 
 
 async def labels(base: Path) -> dict[str, UUID]:
@@ -98,6 +107,35 @@ def _remove(base: Path, directory: Path, uuid: UUID) -> None:
         if _label(parent, directory.name) == str(uuid):
             os.rename(directory.name, apart, src_dir_fd=parent, dst_dir_fd=parent)
             _delete(parent, apart)
+
+
+def _mark(base: Path, directory: Path, uuid: UUID) -> None:
+    with _opened(base, directory) as parent:
+        if parent is None:
+            raise FileNotFoundError(f"{base} is not there")
+        handle = os.open(directory.name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
+        try:
+            if _is_there(handle, LABEL):
+                if _label(parent, directory.name) != str(uuid):
+                    raise DirectoryConflict(directory)
+                return
+            for part in PARTS:
+                if not stat.S_ISDIR(os.lstat(part, dir_fd=handle).st_mode):
+                    raise NotADirectoryError(f"{directory.name}/{part} is no directory")
+            _write_label(handle, uuid)
+        finally:
+            os.close(handle)
+
+
+def _write_label(handle: int, uuid: UUID) -> None:
+    """Whole or not at all."""
+    unfinished = f"{LABEL}.new"
+    with suppress(FileNotFoundError):
+        os.unlink(unfinished, dir_fd=handle)
+    label = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=handle)
+    with open(label, "w", encoding="ascii") as file:
+        file.write(str(uuid))
+    os.rename(unfinished, LABEL, src_dir_fd=handle, dst_dir_fd=handle)
 
 
 def _exists(base: Path, directory: Path, uuid: UUID) -> bool:

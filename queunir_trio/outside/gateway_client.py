@@ -64,16 +64,23 @@ class Gateway:
             document = answer.json() if answer.content else {}
         except ValueError:
             document = None
-        if not isinstance(document, dict):
+        if not isinstance(document, dict) or not (answer.is_success or "code" in document):
             raise GatewayBroken(f"What answers at {self._address.url} is no gateway (status {answer.status_code}).")
         if answer.is_success:
             return document
-        code, sentence = str(document.get("code", "")), str(document.get("error", f"status {answer.status_code}"))
+        code, sentence = str(document.get("code", "")), _told(document)
         if answer.status_code == 401:
             raise Misconfigured([f"ADMIN_KEY is not the key of the gateway at {self._address.url}."])
         if answer.status_code >= 500 and code not in OF_THE_DEED:
             raise GatewayBroken(f"The gateway can not answer: {sentence} (request {document.get('request_id')})")
         raise Refused(code, sentence)
+
+
+def _told(document: dict[str, Any]) -> str:
+    """The sentence, and those about single fields."""
+    fields = document.get("fields")
+    about = [f"{name}: {wrong}" for name, wrong in fields.items()] if isinstance(fields, dict) else []
+    return " ".join([str(document.get("error", "")), *about])
 
 
 @asynccontextmanager

@@ -1,11 +1,11 @@
 """What keeps us out of the database, in the words of the environment: which variable to look at, and what for."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 
 from queunir_trio.errors import Misconfigured
 from queunir_trio.settings import DatabaseSettings
-from queunir_trio.store.bridge import DatabaseUnavailable, LoginRefused, NotPermitted, open_connection
+from queunir_trio.store.bridge import Connection, DatabaseUnavailable, LoginRefused, NotPermitted, open_connection
 
 
 @contextmanager
@@ -35,6 +35,15 @@ async def check_login(where: DatabaseSettings) -> None:
     with explained(where, as_admin=False):
         async with open_connection(where):
             pass
+
+
+@asynccontextmanager
+async def open_login(where: DatabaseSettings) -> AsyncIterator[Connection]:
+    """A connection of the gateway's own role for as long as the context lasts; being kept out is told as above."""
+    async with AsyncExitStack() as stack:
+        with explained(where, as_admin=False):
+            connection = await stack.enter_async_context(open_connection(where))
+        yield connection
 
 
 def no_database(where: DatabaseSettings) -> Misconfigured:

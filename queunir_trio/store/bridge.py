@@ -47,6 +47,10 @@ class DatabaseMissing(DatabaseUnavailable):
     """The server runs and has no database of this name."""
 
 
+class Locked(DatabaseUnavailable):
+    """Somebody else holds what the statement needs, for longer than it may wait."""
+
+
 class LoginRefused(DatabaseUnavailable):
     """The server runs and does not let this role in; `by_password` where it asked for one and it was not right.
 
@@ -415,7 +419,6 @@ _UNAVAILABLE: Final = (
     asyncpg.OperatorInterventionError,  # class 57: shutting down, starting up, cancelled by an operator
     asyncpg.TransactionRollbackError,  # class 40: deadlock, serialisation
     asyncpg.IdleInTransactionSessionTimeoutError,
-    asyncpg.LockNotAvailableError,  # lock_timeout
     asyncpg.ObjectNotInPrerequisiteStateError,  # a database that takes no connections: it is being made or removed
 )
 
@@ -436,6 +439,8 @@ def _translated(raw: Any = None) -> Iterator[None]:
     except asyncpg.InvalidAuthorizationSpecificationError as error:  # class 28
         by_password = isinstance(error, asyncpg.InvalidPasswordError)
         raise LoginRefused(str(error), by_password=by_password) from error
+    except asyncpg.LockNotAvailableError as error:  # lock_timeout
+        raise Locked(str(error)) from error
     except _UNAVAILABLE as error:
         raise DatabaseUnavailable(f"{type(error).__name__}: {error}") from error
     except asyncpg.InternalServerError as error:

@@ -20,7 +20,7 @@ from queunir_trio.store.bridge import Connection, open_connection
 from queunir_trio.store.ownership import catalogue_of, hand_over, withdraw
 from queunir_trio.store.roles import literal, quoted
 
-LOCK: Final = 7_161_003  # ours among the database's advisory locks
+LOCK: Final = 7_161_004  # ours among the database's advisory locks
 OLD_ROLE: Final = "wa_slice"  # what the older gateway called the one role of all slices
 
 log = structlog.get_logger()

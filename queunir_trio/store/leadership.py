@@ -15,7 +15,7 @@ import trio
 from queunir_trio.settings import DatabaseSettings
 from queunir_trio.store.bridge import Connection, open_connection
 
-LOCK: Final = 7_161_003
+LOCK: Final = 7_161_003  # ours among the database's advisory locks
 WAITED_AT_ONCE: Final = 30.0  # seconds before waiting begins anew, which proves that the connection still lives
 WATCHED_EVERY: Final = 2.0  # seconds
 REAPED_AFTER: Final = 300.0  # seconds without a sign of life; who leads stops any deed of his long before

@@ -71,6 +71,19 @@ async def ensure_roles(where: DatabaseSettings, names: Names, password: str, uui
         await _join(connection, names)
 
 
+async def renew_login(where: DatabaseSettings, names: Names, password: str, uuid: UUID) -> bool:
+    """The slice's own role logs in with this password, whatever it made of it. False: it has no role of its own."""
+    async with open_connection(where, as_admin=True) as connection, connection.transaction():
+        found = await _role(connection, names.role)
+        if found is None or found.uuid != uuid:
+            return False
+        role, verifier = quoted(names.role), literal(scram_verifier(password))
+        await connection.execute(f"alter role {role} login password {verifier}")
+        await connection.execute(f"alter role {role} reset all")
+        await _limit(connection, names.role)
+    return True
+
+
 async def ensure_database(where: DatabaseSettings, names: Names, uuid: UUID) -> None:
     """The slice's database, empty, closed to all but its own role. Its roles are there.
 

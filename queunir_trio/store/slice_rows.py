@@ -12,7 +12,7 @@ HEALTHY_FOR: Final = 150  # seconds an answer of a slice counts for: two rounds 
 COLUMNS: Final = (
     "s.id, s.uuid, s.host, s.port, s.status, s.wanted, s.managed, s.user_id, s.wa_connected, s.wa_phone, s.wa_state, "
     "s.image, s.failures, s.retry_at, s.failed_step, s.failed_reason, s.last_health_at, s.created_at, "
-    "s.suspended_for, s.restart_wanted_at, s.storage_bytes"
+    "s.suspended_for, s.restart_wanted_at, s.storage_bytes, s.adopted_image, s.renewal_wanted"
 )
 
 

@@ -1,7 +1,8 @@
 """What a slice's database holds, read as one picture of a moment and in constant memory.
 
-Tables are asked of the catalogue, so that a database of the older gateway gives all it has as well. Nothing of the
-database's own making is run with the rights of the admin role: a table is read as its owner, wherever that can be.
+Tables are asked of the catalogue, so that a database of the older gateway gives all it has as well. Reading runs what
+the database's owner made: casts, functions of indexes, rules. So the connection is logged in as the slice itself, which
+may do no more than the slice could do anyway; a `set role` by somebody mightier can be undone by what is run.
 """
 
 from collections.abc import AsyncIterator
@@ -22,6 +23,14 @@ OURS: Final = ("schema_migrations",)  # nobody's data
 DERIVED: Final = ("tsvector",)  # types of columns that are made from other columns
 SECRETS: Final = frozenset({("ai_config", "api_key")})  # what must not lie about in a file
 
+# a policy on rows is an error, or a customer would not get all there is
+_LIMITS: Final = """
+    set local idle_in_transaction_session_timeout = '10min';
+    set local statement_timeout = '10min';
+    set local lock_timeout = '15s';
+    set local row_security = off
+"""
+
 _TABLES: Final = """
     select c.relname::text,
         array(select a.attname::text from pg_catalog.pg_attribute a
@@ -29,9 +38,8 @@ _TABLES: Final = """
                 and a.atttypid <> all($1::pg_catalog.regtype[]) order by a.attnum),
         array(select a.attname::text from pg_catalog.pg_index i
               join pg_catalog.pg_attribute a on a.attrelid = i.indrelid and a.attnum = any(i.indkey)
-              where i.indrelid = c.oid and i.indisprimary order by a.attnum),
-        case when not r.rolsuper and pg_catalog.pg_has_role(session_user, r.oid, 'member') then r.rolname::text end
-    from pg_catalog.pg_class c join pg_catalog.pg_roles r on r.oid = c.relowner
+              where i.indrelid = c.oid and i.indisprimary order by a.attnum)
+    from pg_catalog.pg_class c
     where c.relnamespace = 'public'::pg_catalog.regnamespace and c.relkind in ('r', 'p') and not c.relispartition
       and c.relname <> all($2)
       and not exists (select from pg_catalog.pg_depend d where d.objid = c.oid and d.deptype = 'e')
@@ -40,12 +48,11 @@ _TABLES: Final = """
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """One table: the columns that are read, those of its primary key, and the role to read it as."""
+    """One table: the columns that are read, and those of its primary key."""
 
     name: str
     columns: tuple[str, ...]
     key: tuple[str, ...]
-    reader: str | None  # its owner; None where that is a superuser or out of our reach: then we read it ourselves
 
 
 class Snapshot:
@@ -58,20 +65,18 @@ class Snapshot:
         """Every table of the slice: those that are known in their order, then what else there is, by name."""
         places = {name: place for place, name in enumerate(KNOWN)}
         found = [
-            Table(name, tuple(column for column in columns if (name, column) not in SECRETS), tuple(key), reader)
-            for name, columns, key, reader in await self._connection.fetch(_TABLES, list(DERIVED), list(OURS))
+            Table(name, tuple(column for column in columns if (name, column) not in SECRETS), tuple(key))
+            for name, columns, key in await self._connection.fetch(_TABLES, list(DERIVED), list(OURS))
         ]
         return sorted(found, key=lambda table: (places.get(table.name, len(places)), table.name))
 
     async def count(self, table: Table) -> int:
         """How many rows it has."""
-        await self._become(table.reader)
         rows: int = await self._connection.fetchval(f"select pg_catalog.count(*) from {_from(table)}")
         return rows
 
     async def size(self) -> int:
         """Bytes of the whole database on the disk."""
-        await self._become(None)
         found: int = await self._connection.fetchval(
             "select pg_catalog.pg_database_size(pg_catalog.current_database())"
         )
@@ -79,7 +84,6 @@ class Snapshot:
 
     async def open(self, table: Table) -> None:
         """Begins to read a table from its first row, in the order of its key."""
-        await self._become(table.reader)
         columns = ", ".join(map(quoted, table.columns))
         order = f"order by {', '.join(map(quoted, table.key))}" if table.key else ""
         await self._connection.execute(
@@ -96,18 +100,20 @@ class Snapshot:
             await self._connection.execute("close rows_of")
         return [row[0] for row in rows]
 
-    async def _become(self, role: str | None) -> None:
-        await self._connection.execute(f"set local role {quoted(role)}" if role is not None else "set local role none")
-
 
 @asynccontextmanager
-async def reading(where: DatabaseSettings, database: str) -> AsyncIterator[Snapshot]:
-    """The snapshot of a slice's database. DatabaseMissing: there is none; DatabaseUnavailable."""
-    async with open_connection(where, as_admin=True, database=database) as connection, connection.transaction():
+async def reading(reader: DatabaseSettings, database: str) -> AsyncIterator[Snapshot]:
+    """The snapshot of a slice's database, as its `reader`: the role by which the slice itself logs in.
+
+    DatabaseMissing: there is none; Locked: the slice holds on to a table; LoginRefused, NotPermitted; in other cases
+    DatabaseUnavailable.
+    """
+    async with (
+        open_connection(reader, database=database, search_path="pg_catalog") as connection,
+        connection.transaction(),
+    ):
         await connection.execute("set transaction isolation level repeatable read, read only")
-        await connection.execute(
-            "set local idle_in_transaction_session_timeout = '10min'; set local search_path = pg_catalog"
-        )
+        await connection.execute(_LIMITS)
         yield Snapshot(connection)
 
 

@@ -67,5 +67,27 @@ async def end_restart(db: Queries, slice_id: int, wanted_at: datetime, epoch: in
     )
 
 
+async def want_renewal(db: Queries, slice_id: int) -> bool:
+    """An adopted slice is to be made anew when it is next started; whether it is one."""
+    return await changed(
+        db,
+        "update gateway.slices set renewal_wanted = true where id = $1 and managed and image is null",
+        None,
+        slice_id,
+    )
+
+
+async def pin_image(db: Queries, slice_id: int, image: str, epoch: int | None = None) -> bool:
+    """What an adopted slice is made from, from now on, whatever a name comes to stand for. StaleLeader."""
+    return await changed(
+        db, "update gateway.slices set adopted_image = $2 where id = $1 and image is null", epoch, slice_id, image
+    )
+
+
+async def end_renewal(db: Queries, slice_id: int, epoch: int | None = None) -> bool:
+    """It was made anew, or can not be and goes on as it was. StaleLeader."""
+    return await changed(db, "update gateway.slices set renewal_wanted = false where id = $1", epoch, slice_id)
+
+
 def _found(row: Record | None) -> Slice | None:
     return slice_of(row) if row is not None else None

@@ -8,6 +8,7 @@ from quart_schema import document_response, tag, validate_request, validate_resp
 
 from queunir_trio.errors import Refused
 from queunir_trio.model.accounts import is_token, token_hash
+from queunir_trio.model.jobs import Job as StoredJob
 from queunir_trio.operations import exporting, wipe_orders
 from queunir_trio.operations.wipe_receipt import LAYERS
 from queunir_trio.outside import export_files
@@ -25,6 +26,7 @@ from queunir_trio.web.account_schemas import (
 )
 from queunir_trio.web.described import answers_file, errors, needs_admin, needs_session
 from queunir_trio.web.file_body import FilePart
+from queunir_trio.web.orchestrator_schemas import Job
 from queunir_trio.web.orchestrator_showing import job_of
 from queunir_trio.web.pages import spoken_page
 from queunir_trio.web.world import the_world
@@ -102,7 +104,7 @@ async def ask_for_export() -> tuple[ExportAsked, int]:
         )
     job = await exporting.ask(world.db, facts.user.id)
     log.info("export_asked", job_id=job.id)
-    return ExportAsked(job=job_of(job)), 202
+    return ExportAsked(job=_export_of(job)), 202
 
 
 @account.get("/auth/export")
@@ -120,7 +122,7 @@ async def show_export() -> Export:
     if found.file is not None and found.expires_at is not None:
         url = f"{world.settings.app_url}/auth/export/{found.job.id}/export.zip"
         file = ExportFile(size_bytes=found.file.size, expires_at=found.expires_at, download_url=url)
-    return Export(job=job_of(found.job), file=file)
+    return Export(job=_export_of(found.job), file=file)
 
 
 @account.get("/auth/export/<int:job_id>/export.zip")
@@ -145,6 +147,15 @@ async def download_export(job_id: int) -> Response:
     if answer.response is not body:  # the client has it already
         body.close()
     return answer
+
+
+def _export_of(job: StoredJob) -> Job:
+    """What the customer is shown of it: a refusal is a sentence for a person, anything else only for operators."""
+    shown = job_of(job)
+    if shown.error is not None and shown.code in (None, "given_up"):
+        again = "It could not be made yet and is tried again." if shown.code is None else "It could not be made."
+        return shown.model_copy(update={"error": again})
+    return shown
 
 
 @account.get("/receipts/<token>")

@@ -51,6 +51,8 @@ class FilePart(ResponseBody):
     async def make_conditional(self, begin: int, end: int | None) -> int:
         """Only this part; the size of the whole. RequestedRangeNotSatisfiable: there is no such part."""
         size = self._file.size
+        if begin < 0:  # so many bytes from the end
+            begin = max(0, size + begin)
         self.begin, self.end = begin, size if end is None else min(end, size)
         if not 0 <= self.begin < self.end:
             self.close()

@@ -173,8 +173,10 @@ async def change_pool(data: PoolWish) -> PoolAnswer:
     to those who sign up, and POST /orchestrator/provision still makes one.
     """
     actor, world = await identity.admin(by_key_only=True), the_world()
-    await pool.set(world.db, paused=data.paused, at_least=data.min)
-    await note(actor, "pool_changed", "pool", data.model_dump(exclude_none=True))
+    wish = data.model_dump(exclude_none=True)
+    if wish:
+        await pool.set(world.db, paused=data.paused, at_least=data.min)
+        await note(actor, "pool_changed", "pool", wish)
     return PoolAnswer(pool=await _pool())
 
 

@@ -133,6 +133,7 @@ def test_where_nobody_listens_the_code_is_3(command: Command, monkeypatch: pytes
         (500, {"error": "Something went wrong on our side.", "code": "internal_error", "request_id": "abc"}),
         (503, {"error": "The database can not be reached.", "code": "unavailable", "request_id": "abc"}),
         (502, b"<html>Bad gateway</html>"),
+        (404, {"detail": "of something else"}),
         (200, b"[1, 2"),
         (200, []),
     ],
@@ -155,6 +156,16 @@ def test_no_answer_in_time_is_124(gateway: FakeGateway, command: Command, monkey
 def test_a_refusal_is_1_with_the_gateways_own_sentence(gateway: FakeGateway, command: Command) -> None:
     gateway.on("POST /admin/slice/12/resume", (409, {"error": "It runs.", "code": "transition"}))
     assert command("slice", "resume", "12") == (1, "", "queunir-trio: It runs.\n")
+
+
+def test_what_is_wrong_with_a_field_is_told(gateway: FakeGateway, command: Command) -> None:
+    refused = {"error": "Some fields are wrong.", "code": "invalid_fields", "fields": {"min": "1000 at most."}}
+    gateway.on("POST /orchestrator/pool", (400, refused))
+    assert command("slice", "pool", "--min", "5000") == (
+        1,
+        "",
+        "queunir-trio: Some fields are wrong. min: 1000 at most.\n",
+    )
 
 
 def test_a_wrong_or_missing_key_is_2(gateway: FakeGateway, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -251,6 +262,13 @@ def test_an_order_without_an_answer_says_how_to_go_on(
     gateway.on("POST /orchestrator/provision", (200, gateway.hold))
     code, _, err = command("slice", "provision")
     assert code == 124
+    assert "the same command again" in err
+
+
+def test_an_order_that_ends_in_an_error_says_how_to_go_on(gateway: FakeGateway, command: Command) -> None:
+    gateway.on("POST /orchestrator/provision", (500, {"error": "Something went wrong.", "code": "internal_error"}))
+    code, _, err = command("slice", "provision")
+    assert code == 4
     assert "the same command again" in err
 
 

@@ -139,3 +139,17 @@ def test_a_database_that_is_not_there_is_1_with_a_sentence(
     assert (code, out) == (1, "")
     assert err.startswith("queunir-trio: ")
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    "words", [("list",), ("make-admin", "1"), ("wipe", "1", "--yes"), ("export", "1", "-o", "x.zip")]
+)
+def test_a_database_that_is_away_is_a_sentence(
+    command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DB_HOST", str(tmp_path))
+    monkeypatch.setenv("SLICE_RUNTIME", "process")
+    code, out, err = command("user", *words)
+    assert (code, out) == (1, "")
+    assert "check DB_HOST and DB_PORT" in err

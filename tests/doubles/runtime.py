@@ -11,6 +11,7 @@ from queunir_trio.outside.runtimes import own_files
 from queunir_trio.outside.runtimes.contract import (
     PARTS,
     STOPPED_WITHIN,
+    Adopted,
     Instance,
     InstanceConflict,
     InstanceSpec,
@@ -68,6 +69,19 @@ class MemoryRuntime:
         if found is not None and found.image != spec.image:
             del self.instances[spec.num]
         return await self.ensure(spec)
+
+    def recognise(self, adopted: Collection[Adopted]) -> None:
+        pass
+
+    async def renew(self, spec: InstanceSpec) -> Instance:
+        await self.stop(spec.num, spec.uuid)
+        return await self.ensure(spec)
+
+    async def settle(self, num: int, uuid: object, *, back: bool = False) -> None:
+        await self._asked()
+
+    async def mark(self, directory: Path, uuid: object) -> None:
+        raise PermissionError(f"The directory {directory.name} is another user's")
 
     async def logs(self, num: int, uuid: object, lines: int = 200) -> list[str]:
         await self._asked()

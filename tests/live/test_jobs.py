@@ -10,7 +10,7 @@ from queunir_trio.errors import Lost, Refused
 from queunir_trio.live.jobs import GIVEN_UP_AFTER, JobNews, Jobs, Reporter
 from queunir_trio.model.jobs import Job, JobState
 from queunir_trio.store import jobs
-from queunir_trio.store.bridge import Database
+from queunir_trio.store.bridge import Database, DatabaseUnavailable
 from queunir_trio.store.slices import StaleLeader
 
 
@@ -87,6 +87,19 @@ async def test_what_is_lost_or_crashes_is_tried_again(database: Database) -> Non
     assert found.error is None
 
 
+async def test_a_database_that_is_closed_is_not_asked_again_at_once(database: Database) -> None:
+    work = Work(*(DatabaseUnavailable("closed") for _ in range(100)))
+    job = await jobs.put(database, "test", "a")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(Jobs(database, {"test": work}).run, await leading(database))
+        await trio.sleep(0.5)
+        nursery.cancel_scope.cancel()
+    found = await jobs.find(database, job.id)
+    assert found is not None
+    assert found.attempts == 1
+    assert not found.is_finished
+
+
 async def test_a_job_that_never_works_is_given_up(database: Database) -> None:
     job = await jobs.put(database, "test", "a")
     await database.execute("update gateway.jobs set attempts = $1", GIVEN_UP_AFTER - 1)
@@ -146,3 +159,24 @@ async def test_finished_jobs_are_forgotten_after_a_month(database: Database) -> 
     assert await jobs.prune(database) == 0
     await database.execute("update gateway.jobs set finished_at = finished_at - interval '31 days'")
     assert await jobs.prune(database) == 1
+
+
+async def test_long_jobs_of_one_kind_do_not_take_all_places(database: Database) -> None:
+    slow, quick = Work(), Work()
+    slow.may_end = trio.Event()
+    for number in range(5):
+        await jobs.put(database, "slow", f"slow:{number}")
+    late = await jobs.put(database, "quick", "quick")
+    runner, news = Jobs(database, {"slow": slow, "quick": quick}, at_once={"slow": 2}), JobNews(database)
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(runner.run, await leading(database))
+            done = await news.finished(late.id, 5)
+            assert done is not None
+            assert done.is_finished
+            assert len(slow.seen) == 2
+            slow.may_end.set()
+            while await database.fetchval("select count(*) from gateway.jobs where finished_at is null"):
+                await trio.sleep(0.02)
+            nursery.cancel_scope.cancel()
+    assert len(slow.seen) == 5

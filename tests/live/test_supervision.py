@@ -103,6 +103,13 @@ async def test_pauses_double_up_to_a_limit_with_some_chance(autojump_clock: Mock
     assert again.pauses != sessions.pauses
 
 
+async def test_a_loss_that_stays_the_same_is_told_once_a_minute(autojump_clock: MockClock, logged: Logged) -> None:
+    await run(Sessions(*[Lost("x")] * 60, Lost("y"), Lost("x")), Backoff(first=2.0, most=2.0))
+    told = [line["reason"] for line in logged]
+    assert 2 <= told[:-2].count("Lost: x") <= 3, "sixty losses in one to two minutes"
+    assert told[-2:] == ["Lost: y", "Lost: x"], "another reason is news at once"
+
+
 async def test_a_healthy_spell_makes_pauses_short_again(autojump_clock: MockClock, logged: Logged) -> None:
     sessions = Sessions(*[Lost("x")] * 5, 29.0, 31.0, Lost("x"))
     await run(sessions, Backoff(first=1.0, most=64.0, healthy_after=30.0))

@@ -34,6 +34,7 @@ from tests.doubles.premises import stub_command
 
 ROOT = Path(__file__).parent.parent.parent
 LIVED_WITHIN = 30.0  # seconds until what is wanted has come true
+LOOKED_EVERY_ON_DOCKER = 0.05  # seconds; a daemon that is asked more often has time for little else
 AT_MOST = 5  # slices
 SECRET = "a secret for tests" * 3
 
@@ -197,6 +198,8 @@ class Reached:
 def live(life: Life) -> None:
     """Everything a child does; it returns when its goal is reached."""
     without_the_pauses_of_life()
+    if life.docker_host is not None:
+        reconciler.LOOK_EVERY = LOOKED_EVERY_ON_DOCKER
     reached = Reached(life.killed_at, life.stopped_at)
     trio.run(_live, life, reached)
     if life.record_to is not None:
@@ -228,7 +231,7 @@ async def _lead(life: Life, resources: Resources) -> None:
         while True:
             if leader.epoch is not None and made.is_idle and goal(await look(life, resources)) and made.is_idle:
                 break
-            await trio.sleep(0.01)
+            await trio.sleep(0.01 if life.docker_host is None else LOOKED_EVERY_ON_DOCKER)
         nursery.cancel_scope.cancel()
 
 
@@ -246,7 +249,7 @@ async def look(life: Life, resources: Resources) -> Sight:
 
 def made_runtime(life: Life, reached: Callable[[str], None]) -> Runtime:
     if life.docker_host is not None:
-        # not before a child that needs it: the SDK takes longer to import than everything else
+        # not before one needs it: the SDK takes longer to import than everything else
         from queunir_trio.outside.runtimes.docker import DockerRuntime
         from queunir_trio.outside.runtimes.docker_client import Daemon
 
@@ -320,7 +323,10 @@ def forge(log: Path) -> None:
         if isinstance(order, int):
             answer = os.waitstatus_to_exitcode(os.waitpid(order, 0)[1])
         else:
-            answer = fork(Life(**{**order, "stub": tuple(order["stub"])}), output)
+            life = Life(**{**order, "stub": tuple(order["stub"])})
+            if life.docker_host is not None:
+                import queunir_trio.outside.runtimes.docker  # noqa: F401  once, not in each child
+            answer = fork(life, output)
         sys.stdout.write(f"{answer}\n")
         sys.stdout.flush()
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
 
 from queunir_trio.errors import Refused
 from queunir_trio.model.accounts import User
@@ -19,10 +20,11 @@ from queunir_trio.model.slices import Slice
 from queunir_trio.operations import exporting, provisioning, wipe_orders
 from queunir_trio.operations.export_format import csv_head, csv_rows, json_rows, readme
 from queunir_trio.operations.exporting import Exporting, write_export
+from queunir_trio.operations.reading import slice_reader
 from queunir_trio.outside import export_files
 from queunir_trio.settings import DatabaseSettings
 from queunir_trio.store import accounts, jobs, slice_tables, slices
-from queunir_trio.store.bridge import Connection, Database, open_connection
+from queunir_trio.store.bridge import Connection, Database, Locked, open_connection
 from tests.doubles.premises import Premises, open_premises
 
 
@@ -135,7 +137,8 @@ async def test_the_export_is_one_moment_of_the_database(place: Premises) -> None
     async with inside(place, slice_) as connection:
         await fill(connection)
     names = place.resources.names(slice_)
-    async with slice_tables.reading(place.resources.where, names.database) as snapshot:
+    reader = await slice_reader(place.resources, names, slice_.uuid)
+    async with slice_tables.reading(reader, names.database) as snapshot:
         tables = {table.name: table for table in await snapshot.tables()}
         assert await snapshot.count(tables["contacts"]) == 2
         async with inside(place, slice_) as connection:
@@ -150,6 +153,8 @@ async def test_a_database_of_an_older_gateway_gives_all_it_has(place: Premises) 
     async with inside(place, slice_) as connection:
         await connection.execute(
             """
+            grant wa_slice_1_owner to wa_slice_1;
+            set role wa_slice_1_owner;
             create table "Notas viejas" (texto text, cuanto numeric, cuando timestamp, crudo bytea, "mi id" uuid);
             insert into "Notas viejas" values ('ñ', 12345678901234567890.123, '2020-01-02 03:04', '\\x00ff',
                                                '00000000-0000-0000-0000-000000000001');
@@ -171,13 +176,70 @@ async def test_a_database_of_an_older_gateway_gives_all_it_has(place: Premises) 
 
 
 async def test_nothing_of_a_slices_own_making_runs_with_the_admins_rights(place: Premises) -> None:
+    user, slice_ = await customer(place)
+    names = place.resources.names(slice_)
+    async with open_connection(place.resources.where, as_admin=True) as admin:
+        await admin.execute(f"grant {names.owner} to {names.role}")  # as older images need it
+    async with inside(place, slice_) as connection:
+        await connection.execute(
+            """
+            set role wa_slice_1_owner;
+            create table public.traps (id int);
+            create function public.evil(n int) returns int language plpgsql immutable as $$ begin return n; end $$;
+            insert into public.traps values (1);
+            create index on public.traps ((public.evil(1) + id));
+            create type public.odd as enum ('x');
+            create function public.odd_as_json(public.odd) returns json language sql as
+                $$ select to_json(public.evil(1)) $$;
+            create cast (public.odd as json) with function public.odd_as_json(public.odd);
+            create table public.odds (o public.odd);
+            insert into public.odds values ('x');
+            -- until here it was harmless, for making these things runs it already
+            create or replace function public.evil(n int) returns int language plpgsql immutable as $$
+            begin
+                if session_user <> 'wa_slice_1' then
+                    raise exception 'somebody mightier reads: %', session_user;
+                end if;
+                return n;
+            end $$;
+            """
+        )
+    with await exported(place, user) as packed:
+        assert json.loads(packed.read("data/odds.json")) == [{"o": 1}], "the trap was sprung, by the slice itself"
+    reader = await slice_reader(place.resources, names, slice_.uuid)
+    async with slice_tables.reading(reader, names.database) as snapshot:
+        who = await snapshot._connection.fetchrow("select session_user::text, current_user::text")
+        path = await snapshot._connection.fetchval("select current_setting('search_path')")
+    assert (*who, path) == (names.role, names.role, "pg_catalog")
+
+
+async def test_a_role_whose_slice_changed_it_is_logged_in_all_the_same(place: Premises) -> None:
+    user, slice_ = await customer(place)
+    async with inside(place, slice_) as connection:
+        await connection.execute(
+            """
+            alter role wa_slice_1 password 'mine';
+            alter role wa_slice_1 set default_transaction_read_only = on;
+            alter role wa_slice_1 set search_path = nowhere
+            """
+        )
+    with await exported(place, user) as packed:
+        assert "data/contacts.json" in packed.namelist()
+
+
+async def test_a_table_that_the_slice_holds_is_not_waited_for_for_ever(
+    place: Premises, monkeypatch: pytest.MonkeyPatch
+) -> None:
     _, slice_ = await customer(place)
     names = place.resources.names(slice_)
-    async with slice_tables.reading(place.resources.where, names.database) as snapshot:
-        await snapshot.open((await snapshot.tables())[0])
-        who = await snapshot._connection.fetchval("select current_user::text")
-        path = await snapshot._connection.fetchval("select current_setting('search_path')")
-    assert (who, path) == (names.owner, "pg_catalog")
+    monkeypatch.setattr(slice_tables, "_LIMITS", slice_tables._LIMITS.replace("15s", "50ms"))
+    reader = await slice_reader(place.resources, names, slice_.uuid)
+    async with inside(place, slice_) as connection, connection.transaction():
+        await connection.execute("lock table contacts in access exclusive mode")
+        async with slice_tables.reading(reader, names.database) as snapshot:
+            tables = {table.name: table for table in await snapshot.tables()}
+            with trio.fail_after(5), pytest.raises(Locked):
+                await snapshot.count(tables["contacts"])
 
 
 async def test_many_rows_pass_in_flat_memory(place: Premises) -> None:
@@ -222,6 +284,29 @@ async def test_a_full_disk_is_said_before_anything_is_written(place: Premises, m
     with pytest.raises(Refused, match="no_space"):
         await exported(place, user)
     assert not list(place.data_dir.glob("export*"))
+
+
+async def test_a_file_with_holes_fills_no_disk(place: Premises, monkeypatch: pytest.MonkeyPatch) -> None:
+    user, slice_ = await customer(place)
+    with (place.resources.names(slice_).directory / "media" / "holes").open("wb") as file:
+        file.truncate(20 * 2**20)
+    monkeypatch.setattr(exporting, "MEDIA_QUOTA_BYTES", 2**20)
+    with pytest.raises(Refused, match="no_space"):
+        await exported(place, user)
+    assert not list(place.data_dir.glob("export*"))
+
+
+async def test_a_disk_that_fills_up_meanwhile_ends_it(place: Premises, monkeypatch: pytest.MonkeyPatch) -> None:
+    user, _ = await customer(place)
+    free = iter([2**40])
+
+    async def less_and_less(directory: Path) -> int:
+        return next(free, 1000)
+
+    monkeypatch.setattr(exporting, "TOLD_EVERY", 0.0)
+    monkeypatch.setattr(export_files, "free_bytes", less_and_less)
+    with pytest.raises(Refused, match="no_space"):
+        await exported(place, user)
 
 
 # as a job ------------------------------------------------------------------------------------------------------------
@@ -326,6 +411,11 @@ def test_an_array_of_rows_is_written_in_parts() -> None:
 def test_a_cell_is_what_it_was_and_never_a_formula(value: object, cell: str) -> None:
     line = csv_head(["x"]) + csv_rows(["x"], [json.dumps({"x": value})])
     assert [row["x"] for row in csv.DictReader(io.StringIO(line.decode("utf-8-sig"), newline=""))] == [cell] or not cell
+
+
+def test_a_column_may_have_any_name_and_a_number_any_length() -> None:
+    line = csv_head(["=1+1"]) + csv_rows(["=1+1"], [f'{{"=1+1": 1{"0" * 5000}}}'])
+    assert line.decode("utf-8-sig").splitlines() == ["'=1+1", f"1{'0' * 5000}"]
 
 
 @pytest.mark.parametrize(("language", "word"), [("en", "Your data"), ("pt-BR", "Seus dados"), ("de", "Your data")])

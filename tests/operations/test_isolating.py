@@ -28,6 +28,7 @@ from queunir_trio.store.bridge import (
     NotPermitted,
     open_connection,
 )
+from queunir_trio.store.leadership import leadership
 
 CONTENT = (Path(__file__).parent / "old_slice_database.sql").read_text(encoding="utf-8")
 OLD, REPORTER = "old_shared", "old_reporter"
@@ -535,6 +536,12 @@ async def test_two_at_once_is_one_too_many(old: Deployment) -> None:
     assert caught.value.code == "in_use"
     async with isolation.alone(old.where):
         pass
+
+
+async def test_a_gateway_that_leads_keeps_nobody_from_moving_slices(old: Deployment) -> None:
+    with trio.fail_after(20):
+        async with leadership(old.where), isolation.alone(old.where):
+            pass
 
 
 async def command(where: DatabaseSettings, *arguments: str) -> tuple[int, str]:

@@ -11,6 +11,7 @@ import trio
 
 from queunir_trio.model.slices import Slice
 from queunir_trio.operations import destruction, exporting, provisioning, wipe_orders
+from queunir_trio.operations.reading import slice_reader
 from queunir_trio.operations.removal import Ways, destroy_here
 from queunir_trio.operations.wiping import wipe
 from queunir_trio.outside import export_files
@@ -189,7 +190,8 @@ async def let_one_follow_the_other(place: Premises) -> None:
     assert CANARY not in await all_that_is_there(place)
     assert first_address.key.encode() not in bytes_below(place.data_dir)
     assert first_password.encode() not in bytes_below(place.data_dir)
-    async with slice_tables.reading(place.resources.where, second_names.database) as snapshot:
+    reader = await slice_reader(place.resources, second_names, second.uuid)
+    async with slice_tables.reading(reader, second_names.database) as snapshot:
         counts = {table.name: await snapshot.count(table) for table in await snapshot.tables()}
     assert set(counts) == set(slice_tables.KNOWN)
     assert {table for table, rows in counts.items() if rows} <= {"connection_state"}, "a slice is born empty"

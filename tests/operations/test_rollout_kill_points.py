@@ -24,6 +24,8 @@ from tests.doubles.moving import contents
 from tests.doubles.premises import Premises, open_premises
 from tests.operations.rollout_child import Forge, Life, runtime_of
 
+pytestmark = pytest.mark.exhaustive
+
 KILLED = -9
 PARTS = 2  # how many tests share the points of a rollout
 ACTS = {"good": 8, "sick": 6}  # on the way forward, and on the way back

@@ -193,7 +193,15 @@ async def test_hostile_names_stay_within_the_folder(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "safe"),
-    [("a/b.txt", "a/b.txt"), ("../../a", "a"), ("//a//b/./c", "a/b/c"), ("..", None), ("", None), ("a\nb", "a_b")],
+    [
+        ("a/b.txt", "a/b.txt"),
+        ("../../a", "a"),
+        ("//a//b/./c", "a/b/c"),
+        ("..", None),
+        ("", None),
+        ("a\nb", "a_b"),
+        (f"a../{'b' * 997}", "b" * 997),
+    ],
 )
 def test_a_name_is_made_safe(name: str, safe: str | None) -> None:
     assert safe_name(name) == safe
@@ -203,6 +211,34 @@ def test_a_name_of_any_length_is_cut() -> None:
     found = safe_name("ñ" * 5000)
     assert found is not None
     assert 900 < len(found.encode()) <= archives.NAME_AT_MOST
+
+
+async def test_a_member_that_bears_a_strangers_name_stays_within_the_folder(tmp_path: Path) -> None:
+    async with writing_zip(tmp_path / "export.zip") as archive:
+        for name in ("data/../../evil.json", "/absolute", "data//x.csv", ".."):
+            await archive.begin(name)
+            await archive.write(b"x")
+    with zipfile.ZipFile(tmp_path / "export.zip") as packed:
+        assert packed.namelist() == ["data/evil.json", "absolute", "data/x.csv", "unnamed"]
+
+
+async def test_names_that_become_one_cost_no_more_than_others(tmp_path: Path) -> None:
+    async with writing_zip(tmp_path / "export.zip") as archive:
+        looked = 0
+
+        class Counted(dict[str, zipfile.ZipInfo]):
+            def __contains__(self, name: object) -> bool:
+                nonlocal looked
+                looked += 1
+                return super().__contains__(name)
+
+        archive._zip.NameToInfo = Counted()
+        for _ in range(500):
+            await archive.begin("media/a?b.txt")
+    with zipfile.ZipFile(tmp_path / "export.zip") as packed:
+        assert len(set(packed.namelist())) == 500
+        assert "media/a_b (500).txt" in packed.namelist()
+    assert looked < 2000
 
 
 @pytest.mark.parametrize("broken", [b"", b"no tar at all" * 100])

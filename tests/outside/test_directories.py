@@ -118,3 +118,32 @@ async def test_a_label_that_can_not_be_read_is_nobodys(base: Path) -> None:
     (base / "1" / directories.LABEL).write_bytes(b"\xff\xfe")
     with pytest.raises(DirectoryConflict):
         await directories.ensure(base, base / "1", uuid4())
+
+
+async def test_a_directory_without_a_mark_is_marked_once_and_nothing_in_it_changes(base: Path) -> None:
+    uuid, directory = uuid4(), base / "3"
+    for part in ("media", "session"):
+        (directory / part).mkdir(parents=True)
+    (directory / "session" / "kept").write_bytes(b"kept")
+    (directory / ".slice.new").write_text("half written")
+    for _ in range(2):
+        await directories.mark(base, directory, uuid)
+        assert sorted(os.listdir(directory)) == [".slice", "media", "session"]
+    assert not await directories.is_foreign(base, directory, uuid)
+    with pytest.raises(DirectoryConflict):
+        await directories.mark(base, directory, uuid4())
+    assert (directory / ".slice").read_text() == str(uuid)
+    assert (directory / "session" / "kept").read_bytes() == b"kept"
+
+
+async def test_what_is_no_slices_directory_is_not_marked(base: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    for part in ("media", "session"):
+        (elsewhere / part).mkdir(parents=True)
+    (base / "4").mkdir(parents=True)
+    (base / "5").symlink_to(elsewhere)
+    for name in ("4", "5", "6"):
+        with pytest.raises(OSError):
+            await directories.mark(base, base / name, uuid4())
+    assert sorted(os.listdir(elsewhere)) == ["media", "session"]
+    assert os.listdir(base / "4") == []

@@ -245,12 +245,26 @@ async def test_a_download_can_be_taken_up_where_it_broke_off(
     assert rest.status_code == 206
     assert rest.headers["Content-Range"] == f"bytes 100-{len(whole.content) - 1}/{len(whole.content)}"
     assert rest.content == whole.content[100:]
+    end = await unix_client.get(path, headers={"Range": "bytes=-5"})
+    assert (end.status_code, end.content) == (206, whole.content[-5:])
     beyond = await unix_client.get(path, headers={"Range": f"bytes={len(whole.content)}-"})
     assert beyond.status_code == 416
     known = await unix_client.get(path, headers={"If-None-Match": whole.headers["ETag"]})
     assert (known.status_code, known.content) == (304, b"")
     head = await unix_client.head(path)
     assert (head.status_code, head.headers["Content-Length"], head.content) == (200, str(len(whole.content)), b"")
+
+
+async def test_what_goes_wrong_with_an_export_is_not_told_in_the_systems_words(browser: Browser, world: World) -> None:
+    await browser.register()
+    job_id = (await (await browser.post("/auth/export")).get_json())["job"]["id"]
+    secret = "[Errno 28] No space left on device: '/data/exports/1/1.part'"
+    await jobs.postpone(world.db, job_id, secret, 0, None)
+    told = (await (await browser.get("/auth/export")).get_json())["job"]["error"]
+    assert told
+    assert "/data" not in told
+    await jobs.fail(world.db, job_id, "given_up", secret, None)
+    assert "/data" not in (await (await browser.get("/auth/export")).get_json())["job"]["error"]
 
 
 async def test_a_suspended_customer_can_take_their_data_along(browser: Browser, world: World) -> None:

@@ -536,6 +536,7 @@ async def test_a_paused_pool_makes_nothing_but_to_order(browser: Browser, house:
             await trio.sleep(0.01)
     status = await answered(await browser.get("/orchestrator/status", headers=KEY), 200)
     assert status["pool"]["wanted"] == 2
+    await answered(await browser.post("/orchestrator/pool", {}, headers=KEY), 200)
     audited = await house.resources.db.fetch("select action, detail from gateway.audit_log where target = 'pool'")
     assert [tuple(row) for row in audited] == [
         ("pool_changed", {"paused": True, "min": 2}),

@@ -58,6 +58,18 @@ class InstanceSpec:
     database_url: str = field(repr=False)
     key: str = field(repr=False)
     production: bool
+    adopted: bool = False  # made from an image of before this gateway: it keeps its user, and reads plain variables
+
+
+@dataclass(frozen=True, slots=True)
+class Adopted:
+    """A slice that an older gateway made: what there is of it carries no mark, and is known by all of this at once."""
+
+    num: int
+    uuid: UUID
+    host: str
+    port: int
+    directory: Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +84,7 @@ class Instance:
     image: str | None = None  # the name by which it was asked for
     image_id: str | None = None  # what that name stood for then; only where there are images
     container: str | None = None  # the id of the container, where it is one
+    unmarked: bool = False  # carries no uuid; `uuid` is that of the adopted slice which it was proven to be
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +109,29 @@ class Runtime(Protocol):
         """The running instance of `spec`, made from what its image's name stands for now; the older one is stopped
         and removed. Cut short in between, either this or `ensure` goes on. Refusals as those of `ensure`.
         """
+        ...
+
+    def recognise(self, adopted: Collection[Adopted]) -> None:
+        """Tells of adopted slices: an unmarked instance that is proven to be one of them counts as its own from now on.
+
+        Those told of before stay known. What is proven by a mark needs none of this.
+        """
+        ...
+
+    async def renew(self, spec: InstanceSpec) -> Instance:
+        """An instance of an adopted slice made anew from the very image it has, with a mark and with what `spec` says.
+
+        The older one is stopped and kept until `settle`. May be called again after a crash at any moment; one that is
+        as asked already is merely started. Refusals as those of `ensure`.
+        """
+        ...
+
+    async def settle(self, num: int, uuid: UUID, *, back: bool = False) -> None:
+        """Ends a renewal: the kept instance goes, or (`back`) the new one, and the kept one is started again."""
+        ...
+
+    async def mark(self, directory: Path, uuid: UUID) -> None:
+        """Puts the uuid into a slice's directory that carries none, whoever owns it. OSError: it can not be."""
         ...
 
     async def stop(self, num: int, uuid: UUID, within: float = STOPPED_WITHIN) -> None:

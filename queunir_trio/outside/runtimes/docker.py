@@ -5,56 +5,38 @@ touched. Whatever a call that was given up may have done, the next attempt sees 
 names and subnets are fixed by the slice's number, so there can never be two.
 """
 
-import math
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Callable, Collection, Sequence
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 from uuid import UUID
 
 import structlog
 import trio
 
 from queunir_trio.errors import Refused
-from queunir_trio.outside.runtimes import docker_spec
+from queunir_trio.outside.runtimes import docker_adopted, docker_spec
 from queunir_trio.outside.runtimes.contract import (
     LOG_LINES_AT_MOST,
     PARTS,
     STOPPED_WITHIN,
+    Adopted,
     ImageMissing,
     Instance,
     InstanceConflict,
     InstanceSpec,
-    PortTaken,
     RuntimeUnavailable,
     Usage,
 )
-from queunir_trio.outside.runtimes.docker_client import Call, Daemon, DaemonRefusal, create_container
+from queunir_trio.outside.runtimes.docker_client import Daemon, DaemonRefusal
+from queunir_trio.outside.runtimes.docker_containers import NOBODY, Containers, Found, kept_name
 from queunir_trio.outside.runtimes.docker_networks import Networks
 from queunir_trio.outside.runtimes.docker_papers import Papers, owner_of
-from queunir_trio.outside.runtimes.docker_spec import LABEL_CONFIG, LABEL_IMAGE, name_of, number_in, uuid_in
+from queunir_trio.outside.runtimes.docker_spec import LABEL_CONFIG, name_of
 from queunir_trio.outside.runtimes.docker_tools import Tools
 from queunir_trio.settings import DockerSettings
 
-CREATED_WITHIN: Final = 30.0  # seconds
-STARTED_WITHIN: Final = 30.0  # seconds
-ENDED_AFTER: Final = 10.0  # seconds that SIGKILL and the daemon's own work may take
-REMOVED_WITHIN: Final = 30.0  # seconds
-NOBODY: Final = UUID(int=0)
-
 log = structlog.get_logger()
-
-
-@dataclass(frozen=True, slots=True)
-class _Found:
-    """A container as the daemon describes it."""
-
-    instance: Instance
-    config: str | None  # the digest of what it was made for
-    is_paused: bool
-    id: str
 
 
 class DockerRuntime:
@@ -75,6 +57,7 @@ class DockerRuntime:
         self._daemon = daemon
         self._settings = settings or DockerSettings()
         self._papers = Papers(data_dir / "run")
+        self._containers = Containers(daemon, self._settings)
         self._networks = Networks(daemon, self._settings)
         self._tools = Tools(daemon, self._settings.tools_image or image)
         self._reached = reached
@@ -92,45 +75,67 @@ class DockerRuntime:
             wanted = await self.image_id(spec.image) if spec.image else None
             if wanted is None:
                 raise ImageMissing(spec.image)
-            found = await self._own(spec.num, spec.uuid)
+            found = await self._containers.own(spec.num, spec.uuid)
+            if found is not None and found.instance.unmarked:
+                raise Refused("conflict", f"{name_of(spec.num)} is an older gateway's and was not made anew yet.")
             if found is not None and not (found.instance.image_id == wanted and self._is_as_asked(found, spec)):
-                await self._stop(found, STOPPED_WITHIN)
-                await self._remove_container(found)
+                await self._containers.stop(found, STOPPED_WITHIN)
+                await self._containers.remove(found)
                 self._reached("replaced")
             return await self._ensure(spec)
 
+    def recognise(self, adopted: Collection[Adopted]) -> None:
+        self._containers.recognise(adopted)
+
+    async def renew(self, spec: InstanceSpec) -> Instance:
+        async with self._locks[spec.num]:
+            return await self._renew(spec)
+
+    async def settle(self, num: int, uuid: UUID, *, back: bool = False) -> None:
+        async with self._locks[num]:
+            kept = await self._containers.own(num, uuid, kept_name(num))
+            if kept is not None and back:
+                await self._put_back(kept, uuid)
+            elif kept is not None:
+                found = await self._containers.own(num, uuid)
+                if found is None or not found.instance.running:
+                    raise RuntimeUnavailable(f"{name_of(num)} does not run: the one of before is still needed")
+                await self._containers.remove(kept, volumes=False)
+            self._reached("settled")
+
+    async def mark(self, directory: Path, uuid: UUID) -> None:
+        await self._tools.mark(directory, uuid)
+
     async def stop(self, num: int, uuid: UUID, within: float = STOPPED_WITHIN) -> None:
         async with self._locks[num]:
-            found = await self._look(num)
+            for name in self._containers.names(num):
+                found = await self._containers.look(num, name)
+                if found is not None and found.instance.uuid == uuid:
+                    await self._containers.stop(found, within)
             if found is None:
                 await self._prove_absent(num, uuid, running=True)
-            elif found.instance.uuid == uuid:
-                await self._stop(found, within)
 
     async def remove(self, num: int, uuid: UUID) -> None:
         async with self._locks[num]:
-            found = await self._look(num)
-            if found is not None and found.instance.uuid == uuid:
-                await self._stop(found, STOPPED_WITHIN)
-                await self._remove_container(found)
+            for name in self._containers.names(num):
+                found = await self._containers.look(num, name)
+                if found is not None and found.instance.uuid == uuid:
+                    await self._containers.stop(found, STOPPED_WITHIN)
+                    await self._containers.remove(found)
             await self._networks.remove(num, uuid)
             await self._papers.forget(num, uuid)
             await self._prove_absent(num, uuid, running=False)
 
     async def inspect(self, num: int) -> Instance | None:
-        found = await self._look(num)
+        found = await self._containers.look(num)
         return found.instance if found else None
 
     async def listed(self) -> list[Instance]:
-        filters = {"name": docker_spec.NAME_PATTERN}
-        found = await self._daemon.ask(
-            lambda client: [_listed(entry) for entry in client.containers(all=True, filters=filters)]
-        )
-        return sorted((instance for instance in found if instance is not None), key=lambda instance: instance.num)
+        return await self._containers.listed()
 
     async def tidy(self, keep: Collection[UUID]) -> None:
         for found in await self.listed():
-            if not found.running and found.uuid not in keep and found.uuid != NOBODY:
+            if not found.running and found.uuid not in keep and found.uuid != NOBODY and not found.unmarked:
                 await self.remove(found.num, found.uuid)
                 log.info("stale_instance_cleared", num=found.num)
         there = {found.uuid for found in await self.listed()}
@@ -141,11 +146,11 @@ class DockerRuntime:
     async def stop_all(self, within: float = STOPPED_WITHIN) -> None:
         async with trio.open_nursery() as nursery:
             for found in await self.listed():
-                if found.uuid != NOBODY:
+                if found.uuid != NOBODY and not found.unmarked:
                     nursery.start_soon(self.stop, found.num, found.uuid, within)
 
     async def logs(self, num: int, uuid: UUID, lines: int = 200) -> list[str]:
-        found = await self._look(num)
+        found = await self._containers.look(num)
         if found is None or found.instance.uuid != uuid:
             return []
         tail = max(1, min(lines, LOG_LINES_AT_MOST))
@@ -177,130 +182,122 @@ class DockerRuntime:
     # ── one container ─────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _ensure(self, spec: InstanceSpec) -> Instance:
-        found = await self._own(spec.num, spec.uuid)
+        containers = self._containers
+        found = await containers.own(spec.num, spec.uuid)
         if found is not None and found.instance.running:
             return found.instance
+        if spec.adopted:
+            found = await self._without_renewal(spec, found)
+        if found is None or not found.instance.unmarked:
+            found = await self._ready(spec, found)
+        return await self._started(spec, found)
+
+    async def _ready(self, spec: InstanceSpec, found: Found | None) -> Found:
+        """A container that is as asked for, with its files and its network; `found` is what there is of it."""
         await self._give_files(spec)
         is_new = await self._networks.ensure(spec)
         self._reached("network")
-        if found is not None and (is_new or not self._is_as_asked(found, spec)):
-            await self._remove_container(found)
-            found = None
-        if found is None:
-            found = await self._create(spec)
-            self._reached("created")
-        await self._start(spec, found)
-        self._reached("started")
-        found = await self._own(spec.num, spec.uuid)
-        if found is None or not found.instance.running:
+        if found is not None and not is_new and self._is_as_asked(found, spec):
+            return found
+        config = self._config(spec, found)
+        if found is not None:
+            await self._containers.remove(found, volumes=not spec.adopted)
+        found = await self._containers.create(spec, config)
+        self._reached("created")
+        return found
+
+    async def _started(self, spec: InstanceSpec, found: Found) -> Instance:
+        if not found.instance.running:
+            await self._containers.start(found, spec.host, spec.port)
+            self._reached("started")
+        again = await self._containers.own(spec.num, spec.uuid)
+        if again is None or not again.instance.running:
             raise RuntimeUnavailable(f"slice {spec.slice_id} ended as soon as it was started")
-        return found.instance
+        return again.instance
 
     async def _give_files(self, spec: InstanceSpec) -> None:
-        """The slice's directory is its own user's, and its secrets are where it reads them."""
+        """The slice's directory is its own user's, and its secrets are where it reads them.
+
+        An older image has its own mind about users and reads no files: its directory must be there, and is left alone.
+        """
         uid = docker_spec.user_of(spec.num, self._settings)
-        if await owner_of(spec.directory) != uid:
+        if await owner_of(spec.directory) != uid and not spec.adopted:
             await self._tools.hand_over(spec.directory, uid)
-        await self._papers.write(spec.num, spec.uuid, docker_spec.secrets_of(spec, self._settings))
+        if not spec.adopted:
+            await self._papers.write(spec.num, spec.uuid, docker_spec.secrets_of(spec, self._settings))
         self._reached("files")
 
-    def _config(self, spec: InstanceSpec) -> dict[str, Any]:
-        return docker_spec.container_of(spec, self._settings, self._papers.secrets(spec.num))
+    def _config(self, spec: InstanceSpec, found: Found | None) -> dict[str, Any]:
+        if not spec.adopted:
+            return docker_spec.container_of(spec, self._settings, self._papers.secrets(spec.num))
+        if found is None and spec.image is None:
+            raise Refused("no_container", f"{name_of(spec.num)} is gone, and what it was made from is not known.")
+        return docker_adopted.container_of(spec, self._settings, found.answer if found is not None else None)
 
-    def _is_as_asked(self, found: _Found, spec: InstanceSpec) -> bool:
+    def _is_as_asked(self, found: Found, spec: InstanceSpec, source: Found | None = None) -> bool:
         """Whether it was made for what is asked for now; the image is another matter."""
-        return bool(found.config == self._config(spec)["Labels"][LABEL_CONFIG])
+        return bool(found.config == self._config(spec, source or found)["Labels"][LABEL_CONFIG])
 
-    async def _create(self, spec: InstanceSpec) -> _Found:
-        config, name = self._config(spec), name_of(spec.num)
-        try:
-            await self._daemon.ask(partial(create_container, config=config, name=name), CREATED_WITHIN)
-        except DaemonRefusal as refusal:
-            if refusal.status == 404 and spec.image and await self.image_id(spec.image) is None:
-                raise ImageMissing(spec.image) from None
-            if refusal.status == 400:
-                raise Refused("runtime_refused", str(refusal)) from None
-            if refusal.status != 409:  # somebody was quicker, perhaps we ourselves: look whose it is
-                raise
-        found = await self._own(spec.num, spec.uuid)
+    # ── making an adopted one anew ────────────────────────────────────────────────────────────────────────────────
+
+    async def _renew(self, spec: InstanceSpec) -> Instance:
+        """What is found was left by this very deed: the older one in place or put aside, the new one made or not."""
+        containers = self._containers
+        kept = await containers.own(spec.num, spec.uuid, kept_name(spec.num))
+        found = await containers.own(spec.num, spec.uuid)
+        if kept is None and (found is None or (not found.instance.unmarked and self._is_as_asked(found, spec))):
+            return await self._started(spec, await self._ready(spec, found))
+        if kept is not None and found is not None and found.instance.unmarked:
+            raise InstanceConflict(spec.num)  # two older ones: somebody else put one of them there
+        await self._give_files(spec)
+        is_new = await self._networks.ensure(spec)
+        self._reached("network")
+        if kept is None:
+            kept, found = await self._put_aside(spec, found), None
+        if found is not None and (is_new or not self._is_as_asked(found, spec, kept)):
+            await containers.remove(found, volumes=False)
+            found = None
         if found is None:
-            raise RuntimeUnavailable(f"Docker says that {name} is there, and that it is not")
+            found = await containers.create(spec, self._config(spec, kept))
+            self._reached("created")
+        return await self._started(spec, found)
+
+    async def _put_aside(self, spec: InstanceSpec, found: Found | None) -> Found:
+        assert found is not None, "there is one of the two"
+        self._config(spec, found)  # what can be refused is refused while it still runs
+        if await self.image_id(spec.image or "") is None:
+            raise ImageMissing(spec.image)
+        await self._containers.stop(found, STOPPED_WITHIN)
+        self._reached("stopped")
+        await self._containers.rename(found, kept_name(spec.num))
+        self._reached("aside")
         return found
 
-    async def _start(self, spec: InstanceSpec, found: _Found) -> None:
-        order = "unpause" if found.is_paused else "start"
-        try:
-            await self._daemon.ask(lambda client: getattr(client, order)(found.id), STARTED_WITHIN)
-        except DaemonRefusal as refusal:
-            if "port is already allocated" in refusal.message or "address already in use" in refusal.message:
-                raise PortTaken(spec.host, spec.port) from None
-            raise
+    async def _without_renewal(self, spec: InstanceSpec, found: Found | None) -> Found | None:
+        """What there is once a renewal that was given up half-way is undone; of two that rest the older one stays."""
+        kept = await self._containers.own(spec.num, spec.uuid, kept_name(spec.num))
+        return found if kept is None else await self._to_its_name(kept, spec.uuid)
 
-    async def _stop(self, found: _Found, within: float) -> None:
-        seconds = math.ceil(within)
-        await self._unless_absent(lambda client: client.stop(found.id, timeout=seconds), within + ENDED_AFTER)
-        still = await self._look(found.instance.num)
-        if still is not None and still.id == found.id and still.instance.running:
-            raise RuntimeUnavailable(f"{name_of(found.instance.num)} does not end")
+    async def _put_back(self, kept: Found, uuid: UUID) -> None:
+        found = await self._to_its_name(kept, uuid)
+        await self._containers.start(found, *docker_adopted.published(kept.answer))
+        self._reached("back")
 
-    async def _remove_container(self, found: _Found) -> None:
-        await self._unless_absent(lambda client: client.remove_container(found.id, v=True, force=True), REMOVED_WITHIN)
-
-    async def _unless_absent(self, call: Call[None], within: float) -> None:
-        try:
-            await self._daemon.ask(call, within)
-        except DaemonRefusal as refusal:
-            if refusal.status != 404:
-                raise
-
-    async def _own(self, num: int, uuid: UUID) -> _Found | None:
-        """The slice's container. InstanceConflict: what has its name is not."""
-        found = await self._look(num)
-        if found is not None and found.instance.uuid != uuid:
+    async def _to_its_name(self, kept: Found, uuid: UUID) -> Found:
+        num = kept.instance.num
+        found = await self._containers.own(num, uuid)
+        if found is not None and found.instance.unmarked:
             raise InstanceConflict(num)
-        return found
-
-    async def _look(self, num: int) -> _Found | None:
-        """What has the name, whosever it is."""
-        try:
-            return await self._daemon.ask(lambda client: _inspected(num, client.inspect_container(name_of(num))))
-        except DaemonRefusal as refusal:
-            if refusal.status == 404:
-                return None
-            raise
+        if found is not None:
+            await self._containers.stop(found, STOPPED_WITHIN)
+            await self._containers.remove(found, volumes=False)
+            self._reached("taken away")
+        await self._containers.rename(kept, name_of(num))
+        self._reached("returned")
+        return kept
 
     async def _prove_absent(self, num: int, uuid: UUID, *, running: bool) -> None:
         """By another question than the one that was answered before."""
         for found in await self.listed():
             if (found.num, found.uuid) == (num, uuid) and (found.running or not running):
                 raise RuntimeUnavailable(f"{name_of(num)} is still there")
-
-
-def _inspected(num: int, answer: dict[str, Any]) -> _Found:
-    state, labels = answer["State"], answer["Config"].get("Labels") or {}
-    instance = Instance(
-        num=num,
-        uuid=uuid_in(labels),
-        running=bool(state["Running"]) and not state["Restarting"] and not state["Paused"],
-        image=labels.get(LABEL_IMAGE, answer["Config"]["Image"]),
-        image_id=answer["Image"],
-        container=answer["Id"],
-    )
-    return _Found(instance, labels.get(LABEL_CONFIG), bool(state["Paused"]), answer["Id"])
-
-
-def _listed(entry: dict[str, Any]) -> Instance | None:
-    if not isinstance(entry, dict):
-        raise ValueError("no list of containers")
-    labels = entry.get("Labels") or {}
-    num = next((num for name in entry.get("Names") or () if (num := number_in(name)) is not None), None)
-    if num is None:
-        return None
-    return Instance(
-        num=num,
-        uuid=uuid_in(labels),
-        running=entry["State"] == "running",
-        image=labels.get(LABEL_IMAGE, entry["Image"]),
-        image_id=entry["ImageID"],
-        container=entry["Id"],
-    )

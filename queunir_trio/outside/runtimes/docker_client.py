@@ -30,7 +30,8 @@ NO_ANSWER: Final = (urllib3.exceptions.HTTPError, OSError, ValueError, LookupErr
 
 T = TypeVar("T")
 Reader = Callable[[], Awaitable[bytes]]  # the next piece; empty at the end
-Call = Callable[[docker.APIClient], T]
+Api = docker.APIClient
+Call = Callable[[Api], T]
 
 
 class DaemonRefusal(RuntimeUnavailable):
@@ -150,6 +151,14 @@ def _let_end(pieces: Iterator[bytes]) -> None:
 def create_container(client: docker.APIClient, config: dict[str, Any], name: str) -> None:
     """Creates a container from the API's own JSON."""
     client.create_container_from_config(config, name)  # type: ignore[no-untyped-call]
+
+
+def inspected(client: Api, container: str) -> dict[str, Any] | None:
+    """What the daemon says of a container, within a call; None where there is none."""
+    try:
+        return dict(client.inspect_container(container))
+    except docker.errors.NotFound:
+        return None
 
 
 def _reason(error: Exception) -> str:

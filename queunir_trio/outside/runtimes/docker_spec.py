@@ -44,6 +44,7 @@ LABEL_NUM: Final = "queunir.slice.num"
 LABEL_ID: Final = "queunir.slice.id"
 LABEL_UUID: Final = "queunir.slice.uuid"
 LABEL_IMAGE: Final = "queunir.slice.image"
+LABEL_ADOPTED: Final = "queunir.slice.adopted"  # made from an image of before this gateway, in the way that bears
 LABEL_CONFIG: Final = "queunir.slice.config"  # a digest of all but the image: what was asked for when it was made
 _NAME: Final = re.compile("/?wank-slice-([0-9]+)")
 NAME_PATTERN: Final = "^/?wank-slice-[0-9]+$"
@@ -133,16 +134,21 @@ def container_of(spec: InstanceSpec, settings: DockerSettings, secrets: Path) ->
         "StopSignal": "SIGTERM",
         "StopTimeout": int(STOPPED_WITHIN),
         "Healthcheck": {"Test": ["NONE"]},  # the gateway asks every slice itself; a hundred more processes need not
-        "HostConfig": _limits() | _walls() | _surroundings(spec, settings, secrets, reached),
+        "HostConfig": limits() | _walls() | _surroundings(spec, settings, secrets, reached),
     }
+    return labelled(config, spec)
+
+
+def labelled(config: Config, spec: InstanceSpec) -> Config:
+    """The container with its labels, those of what it was asked for among them."""
     digest = hashlib.sha256(json.dumps({**config, "Image": None}, sort_keys=True).encode()).hexdigest()[:32]
-    config["Labels"] = {
+    labels = {
         **labels_of(spec.num, spec.uuid),
         LABEL_ID: str(spec.slice_id),
         LABEL_IMAGE: spec.image or "",
         LABEL_CONFIG: digest,
     }
-    return config
+    return {**config, "Labels": labels | ({LABEL_ADOPTED: "yes"} if spec.adopted else {})}
 
 
 def environment(spec: InstanceSpec, settings: DockerSettings, reached: Socket) -> dict[str, str]:
@@ -188,7 +194,8 @@ def database_socket(url: str, default: Path) -> Socket:
     return Socket(directory, f"{parts.scheme}://{who}{parts.path}?{inside}")
 
 
-def _limits() -> Config:
+def limits() -> Config:
+    """How much of the machine a slice may use."""
     return {
         "Memory": MEMORY,
         "MemoryReservation": MEMORY_RESERVED,
@@ -216,21 +223,28 @@ def _walls() -> Config:
 
 def _surroundings(spec: InstanceSpec, settings: DockerSettings, secrets: Path, reached: Socket) -> Config:
     mounts = [
-        _mount(spec.directory / "session", SESSION),
-        _mount(spec.directory / "media", MEDIA),
-        _mount(reached.directory, POSTGRES, read_only=True),
+        mount(spec.directory / "session", SESSION),
+        mount(spec.directory / "media", MEDIA),
+        mount(reached.directory, POSTGRES, read_only=True),
     ]
     if secrets_of(spec, settings):
-        mounts.append(_mount(secrets, SECRETS, read_only=True))
+        mounts.append(mount(secrets, SECRETS, read_only=True))
     return {
         "Mounts": mounts,
+        **doors(spec),
+    }
+
+
+def doors(spec: InstanceSpec) -> Config:
+    """A slice's own network, its port on the loopback, and that it comes back by itself."""
+    return {
         "NetworkMode": name_of(spec.num),
         "PortBindings": {f"{SLICE_PORT}/tcp": [{"HostIp": spec.host, "HostPort": str(spec.port)}]},
         "RestartPolicy": {"Name": "unless-stopped"},
     }
 
 
-def _mount(source: Path, target: str, *, read_only: bool = False) -> Config:
+def mount(source: Path, target: str, *, read_only: bool = False) -> Config:
     """Nothing that is mounted later on either side shows on the other."""
     return {
         "Type": "bind",

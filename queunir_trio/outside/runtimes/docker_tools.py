@@ -6,11 +6,13 @@ those for files alone.
 """
 
 import hashlib
+import os
 import time
 from collections.abc import AsyncGenerator, Collection, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
+from uuid import UUID
 
 import structlog
 import trio
@@ -46,6 +48,16 @@ cd /slice && rm -rf -- ".$2.part" ".$2.old" && cp -a -- "$1" ".$2.part" && { syn
 if [ -e "$2" ] || [ -L "$2" ]; then mv -- "$2" ".$2.old" || exit 1; fi
 mv -- ".$2.part" "$2" && rm -rf -- ".$2.old"
 """
+# A mark that is there already is never replaced; the directory itself becomes the gateway's, what lies in it does not.
+MARK: Final = """
+cd /slice && [ -d media ] && [ -d session ] || exit 1
+if [ -e .slice ] || [ -L .slice ]; then
+    [ ! -L .slice ] && [ "$(cat .slice)" = "$1" ] || { echo "another slice's mark is there" >&2; exit 1; }
+else
+    rm -f -- .slice.new && printf %s "$1" > .slice.new && chmod 600 .slice.new && mv -- .slice.new .slice || exit 1
+fi
+chown "$2" .slice . && chmod 700 .
+"""
 MEASURE: Final = (
     'for part in "$@"; do if [ -d "$part" ]; then du -sk "$part" | while read -r kb rest; do echo "$kb"; done; '
     "else echo 0; fi; done"
@@ -64,6 +76,11 @@ class Tools:
     async def hand_over(self, directory: Path, uid: int) -> None:
         """Makes media and session belong to the user `uid` and to nobody else. OSError: it can not be."""
         await self._act(directory, HAND_OVER, [str(uid)], ["CHOWN", "DAC_OVERRIDE", "FOWNER"])
+
+    async def mark(self, directory: Path, uuid: UUID) -> None:
+        """As Runtime.mark has it; the directory itself is the gateway's own afterwards."""
+        owner = f"{os.geteuid()}:{os.getegid()}"
+        await self._act(directory, MARK, [str(uuid), owner], ["CHOWN", "DAC_OVERRIDE", "FOWNER"])
 
     async def erase(self, directory: Path, names: Collection[str]) -> None:
         """As Runtime.erase has it."""

@@ -29,6 +29,7 @@ from queunir_trio.outside.runtimes.contract import (
     LOG_LINES_AT_MOST,
     PARTS,
     STOPPED_WITHIN,
+    Adopted,
     Instance,
     InstanceConflict,
     InstanceSpec,
@@ -87,6 +88,20 @@ class ProcessRuntime:
             if found is None or found.image != spec.image:
                 await self._stop(spec.num, spec.uuid, STOPPED_WITHIN)
             return await self._in_thread(partial(self._ensure, spec))
+
+    def recognise(self, adopted: Collection[Adopted]) -> None:
+        pass  # an older gateway had containers: no process of its is known by a number
+
+    async def renew(self, spec: InstanceSpec) -> Instance:
+        async with self._locks[spec.num]:
+            await self._stop(spec.num, spec.uuid, STOPPED_WITHIN)
+            return await self._in_thread(partial(self._ensure, spec))
+
+    async def settle(self, num: int, uuid: UUID, *, back: bool = False) -> None:
+        pass  # a process that ended can not be kept
+
+    async def mark(self, directory: Path, uuid: UUID) -> None:
+        raise PermissionError(f"The directory {directory.name} is another user's")
 
     async def stop(self, num: int, uuid: UUID, within: float = STOPPED_WITHIN) -> None:
         async with self._locks[num]:
