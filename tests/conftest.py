@@ -29,6 +29,7 @@ from tests.docker_fixtures import (  # noqa: F401  a plugin of this folder, by i
     docker_runtime,
     other_image,
     pytest_collection_modifyitems,
+    pytest_itemcollected,
 )
 
 GATEWAY_PASSWORD = "gateway-password-for-tests"

@@ -24,6 +24,11 @@ def needs_engine(item: pytest.Item) -> bool:
     return "docker_engine" in getattr(item, "fixturenames", ()) or (mark is not None and "docker" in mark.args)
 
 
+def pytest_itemcollected(item: pytest.Item) -> None:
+    if needs_engine(item):
+        item.add_marker(pytest.mark.exhaustive)
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Before the first test and so before any thread or server of this process: what these tests start, they reach."""
