@@ -117,7 +117,7 @@ class Premises:
         await _drop_all(self.resources.where)
         shutil.rmtree(self.data_dir / "slices", ignore_errors=True)
         await self.db.execute("update gateway.users set slice_id = null; update gateway.slices set user_id = null")
-        for table in ("slice_steps", "events", "users", "slices"):
+        for table in ("slice_steps", "events", "jobs", "receipts", "erasures", "outbox", "users", "slices"):
             await self.db.execute(f"delete from gateway.{table}")
 
     async def events(self) -> list[str]:

@@ -18,12 +18,15 @@ import structlog
 import trio
 
 from queunir_trio.live import attempts, reconciler
+from queunir_trio.live.jobs import Jobs
 from queunir_trio.live.leader import Leader
 from queunir_trio.live.reconciler import Reconciler
 from queunir_trio.live.supervision import Backoff, keep_running
 from queunir_trio.model.slices import Slice, Status, Wanted
-from queunir_trio.operations import destruction, provisioning, starting, steps, suspension
+from queunir_trio.operations import destruction, provisioning, removal, starting, steps, suspension, wipe_orders
+from queunir_trio.operations.removal import Ways
 from queunir_trio.operations.steps import Resources
+from queunir_trio.operations.wiping import Wiping
 from queunir_trio.outside.runtimes.contract import Runtime
 from queunir_trio.outside.runtimes.process import ProcessRuntime
 from queunir_trio.outside.slice_control import open_slice_control
@@ -108,6 +111,12 @@ async def suspend_and_resume(resources: Resources) -> None:
     await suspension.resume(resources.db, row.id)
 
 
+async def make_and_leave(resources: Resources) -> None:
+    row = await make_for_somebody(resources)
+    user_id = await resources.db.fetchval("select user_id from gateway.slices where id = $1", row.id)
+    await wipe_orders.order(resources.db, user_id, "https://app.example.com", "operator")
+
+
 async def want_restart(resources: Resources) -> None:
     await suspension.restart(resources.db, (await make_for_somebody(resources)).id)
 
@@ -115,7 +124,8 @@ async def want_restart(resources: Resources) -> None:
 ACTS: dict[str, Callable[[Resources], Awaitable[object]]] = {
     act.__name__: act
     for act in (
-        reserve, make, make_and_end, make_and_doom, make_and_await, suspend, suspend_and_resume, want_restart,
+        reserve, make, make_and_end, make_and_doom, make_and_await, make_and_leave, suspend, suspend_and_resume,
+        want_restart,
     )
 }  # fmt: skip
 
@@ -133,6 +143,7 @@ class Sight:
     image: str
     warm: int
     waiting: int
+    jobs: int  # that are not finished
 
     def stands(self, *expected: Status) -> bool:
         return [row.status for row in self.rows] == list(expected)
@@ -148,6 +159,10 @@ def one_is_new(now: Sight) -> bool:
 
 def none_is_left(now: Sight) -> bool:
     return not now.rows
+
+
+def nobody_is_left(now: Sight) -> bool:
+    return not now.rows and not now.jobs
 
 
 def one_serves(now: Sight) -> bool:
@@ -172,7 +187,10 @@ def all_agrees(now: Sight) -> bool:
     return at_rest and now.running == now.should_run and pool_is_full and nobody_waits and none_is_old
 
 
-GOALS = {goal.__name__: goal for goal in (one_stands, one_is_new, none_is_left, one_serves, one_rests, all_agrees)}
+GOALS = {
+    goal.__name__: goal
+    for goal in (one_stands, one_is_new, none_is_left, nobody_is_left, one_serves, one_rests, all_agrees)
+}
 
 
 # --- a life -----------------------------------------------------------------------------------------------------------
@@ -224,7 +242,14 @@ async def _live(life: Life, reached: Reached) -> None:
 
 async def _lead(life: Life, resources: Resources) -> None:
     made = Reconciler(resources, billing_enabled=False)
-    leader = Leader(resources.where, [("reconciler", made.run)])
+
+    async def have_destroyed(resources: Resources, slice_id: int) -> None:
+        await destruction.request(resources.db, slice_id)
+        made.nudge()  # as the table's NOTIFY does, which nobody hears here
+        await removal.follow_destruction(resources, slice_id)
+
+    jobs = Jobs(resources.db, {wipe_orders.WIPE: Wiping(resources, Ways(destroy=have_destroyed)).work})
+    leader = Leader(resources.where, [("reconciler", made.run), ("jobs", jobs.run)])
     goal = GOALS[life.goal or ""]
     async with trio.open_nursery() as nursery:
         nursery.start_soon(keep_running, "leader", leader.session, Backoff(first=0.1, most=1.0))
@@ -244,6 +269,7 @@ async def look(life: Life, resources: Resources) -> Sight:
         life.image,
         life.warm,
         len(await slices.waiting_users(resources.db, False)),
+        await resources.db.fetchval("select count(*) from gateway.jobs where finished_at is null"),
     )
 
 
@@ -264,6 +290,7 @@ def without_the_pauses_of_life() -> None:
     attempts.FIRST_PAUSE = 0.01
     steps.ORDERED_AGAIN_AFTER = 0.01
     starting.FIRST_ASKED_AFTER = 0.03
+    removal.LOOKED_EVERY = 0.02
     leadership.WATCHED_EVERY = 0.2
 
 

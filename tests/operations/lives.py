@@ -8,7 +8,7 @@ from functools import partial
 import trio
 
 from queunir_trio.model.slices import Slice, Status
-from queunir_trio.operations import destruction, provisioning, starting
+from queunir_trio.operations import destruction, provisioning, starting, wipe_steps
 from queunir_trio.outside import processes
 from queunir_trio.outside.slice_control import SliceUnreachable
 from queunir_trio.store import slices
@@ -69,6 +69,14 @@ SCENARIOS = [
         told=frozenset({"provisioning_failed"}),
     ),
     Scenario("destroy", UNMAKING, "make_and_doom", "none_is_left", may_stand(Status.DESTROYING, None)),
+    Scenario(
+        "wipe",
+        OF_A_STEP * len(wipe_steps.STEPS) + 1  # and the erasure is written into its own log
+        + UNMAKING,
+        "make_and_leave",
+        "nobody_is_left",
+        may_stand(Status.ASSIGNED, Status.DESTROYING, None),
+    ),
     Scenario("start", STARTING, "make_and_end", "one_stands", may_stand(Status.AVAILABLE)),
     Scenario("suspend", OF_A_STEP * len(starting.STOP), "suspend", "one_rests", may_stand(Status.SUSPENDED)),
     Scenario("resume", STARTING, "suspend_and_resume", "one_serves", may_stand(Status.ASSIGNED)),
@@ -158,7 +166,9 @@ class Lives:
         assert set(await self._place.events()) == self._scenario.told, f"{point}: not gone on with, but made anew"
         listed = await self._place.resources.runtime.listed()
         self._running = {found.num for found in listed if found.running}
-        if self._scenario.goal == "none_is_left":
+        if self._scenario.goal == "nobody_is_left":
+            await self._look_at_the_receipt(point)
+        if self._scenario.goal in ("none_is_left", "nobody_is_left"):
             assert everything == NOTHING, point
             assert self._processes(1) == 0, point
             return
@@ -178,6 +188,14 @@ class Lives:
             routed = await slices.find_of_user(self._place.db, row.user_id)
             assert routed is not None, point
             assert routed.id == row.id, point
+
+    async def _look_at_the_receipt(self, point: str) -> None:
+        """Of the one user there was, who is gone: it was written once, whatever happened, and names what is gone."""
+        assert await self._place.db.fetchval("select count(*) from gateway.users") == 0, point
+        written = await self._place.db.fetch("select document from gateway.receipts")
+        assert len(written) == 1, point
+        assert written[0]["document"] is not None, point
+        assert written[0]["document"]["rows"]["users"] == 1, point
 
     async def _answer_of(self, row: Slice) -> None:
         """Of one that runs; whoever went on after the kill found it running and may not have waited for it."""

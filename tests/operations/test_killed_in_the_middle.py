@@ -15,6 +15,7 @@ MIDDLE = {
     "provision": "provision:directories:acted",
     "undo": "undo:database:acted",
     "destroy": "destroy:database:acted",
+    "wipe": "wipe:rows:acted",
     "start": "runtime:spawned",
     "suspend": "stop:stopped:acted",
     "resume": "start:instance:acted",
