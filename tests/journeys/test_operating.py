@@ -45,7 +45,7 @@ async def test_a_slice_from_its_making_to_its_receipt(gateway: Gateway) -> None:
     await gateway.start()
     made = await command(gateway, "slice", "provision")
     assert "is available" in made.stdout
-    assert "health" in made.stderr, "the steps are told as they are taken"
+    assert "100 % ready" in made.stderr, "how far it is is told"
     (slice_,) = await slices_of(gateway)
     assert (slice_["status"], slice_["healthy"]) == ("available", True)
     slice_id = str(slice_["id"])
