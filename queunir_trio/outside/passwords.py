@@ -92,8 +92,9 @@ class Hasher:
 
     async def _in_thread(self, function: Callable[..., T], *args: object) -> T:
         self.work += 1
-        # abandoned when the client goes away; the thread keeps its place in the limit until it is done
-        return await trio.to_thread.run_sync(function, *args, limiter=self._threads, abandon_on_cancel=True)
+        # Never abandoned, though the client may be gone: bcrypt is Rust, and a thread that comes back from it while the
+        # interpreter ends brings the process down with SIGABRT. It lasts a fraction of a second.
+        return await trio.to_thread.run_sync(function, *args, limiter=self._threads)
 
 
 def _is_sound(stored: str) -> bool:

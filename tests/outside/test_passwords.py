@@ -145,16 +145,28 @@ async def test_beyond_the_waiting_room_one_is_told_to_come_again(monkeypatch: py
     assert highest == 2
 
 
-async def test_who_goes_away_is_not_waited_for_but_keeps_the_thread_until_it_is_done(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    gate = threading.Event()
-    monkeypatch.setattr(passwords.bcrypt, "checkpw", lambda _, __: gate.wait(10))
-    hasher = Hasher(CHEAP, threads=1)
-    with trio.fail_after(5):
-        with trio.move_on_after(0.05) as gone:
+async def test_a_thread_outlives_nobody_who_went_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    gate, begun, left = threading.Event(), threading.Event(), trio.Event()
+
+    def hold(_: bytes, __: bytes) -> bool:
+        begun.set()
+        return gate.wait(10)
+
+    async def go_away(scope: trio.CancelScope) -> None:
+        with scope:
             await check(hasher, "whatever", None)
-        assert gone.cancelled_caught
-        assert "1 at work" in repr(hasher)
-        gate.set()
-        assert await check(hasher, "whatever", None) is Verdict.WRONG
+        left.set()
+
+    monkeypatch.setattr(passwords.bcrypt, "checkpw", hold)
+    hasher, scope = Hasher(CHEAP, threads=1), trio.CancelScope()
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(go_away, scope)
+            await trio.to_thread.run_sync(begun.wait)
+            scope.cancel()
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            assert not left.is_set()
+            assert "1 at work" in repr(hasher)
+            gate.set()
+            await left.wait()
+    assert "0 at work" in repr(hasher)
