@@ -38,7 +38,9 @@ def main() -> int:
     arguments = sys.argv[1:]
     if arguments == ["exhaustive"]:
         subprocess.run([sys.executable, "-m", "tests.docker_image"])  # what goes wrong here, its tests will tell
-        return subprocess.run([f"{BIN}/pytest", *PARALLEL, "-m", "exhaustive"]).returncode
+        # each worker has an engine of its own: no more of them than cores
+        workers = ["-n", str(max(2, min(4, os.cpu_count() or 2)))]
+        return subprocess.run([f"{BIN}/pytest", *PARALLEL, *workers, "-m", "exhaustive"]).returncode
     if arguments and arguments != ["checks"]:
         return subprocess.run([f"{BIN}/pytest", *arguments]).returncode
     failed = check()
